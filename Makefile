@@ -1,0 +1,50 @@
+# Two commands are all a newcomer needs: `make run` and `make test`.
+# Each sets up what it needs once and is quick the second time.
+
+RUN_PACKAGES  := python3-bpfcc python3-venv linux-libc-dev
+TEST_PACKAGES := qemu-system-x86 kmod udev iproute2 busybox-static netdata-core
+
+# BCC's Python module belongs to the system's interpreter, whatever python3 comes first in PATH.
+PYTHON := /usr/bin/python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+ARGS   ?=
+
+.PHONY: run test lint bench clean
+.DELETE_ON_ERROR:
+
+run: $(VENV)/.run-ready
+	@$(BIN)/ebpf-supervisor run $(ARGS)
+
+test: lint
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.test-ready
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy
+
+bench: $(VENV)/.test-ready
+	@$(BIN)/python -m tests.benchmarks $(ARGS)
+
+$(VENV)/.run-ready: Makefile pyproject.toml
+	@$(call need,$(RUN_PACKAGES))
+	@test -x $(BIN)/python || $(PYTHON) -m venv --system-site-packages $(VENV)
+	@$(BIN)/pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/.test-ready: $(VENV)/.run-ready
+	@$(call need,$(TEST_PACKAGES))
+	@$(BIN)/pip install --quiet --editable '.[test]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) *.egg-info .mypy_cache .ruff_cache .pytest_cache
+
+# Installs those of the Debian packages $(1) that are missing; asks the network only when some are.
+define need
+missing=$$(for name in $(1); do \
+    dpkg-query -W -f='$${Status}' $$name 2>/dev/null | grep -q '^install ok installed' || echo $$name; done); \
+test -z "$$missing" || { echo "installing:" $$missing >&2; \
+    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; } \
+    >&2 || { echo "could not install:" $$missing "; install them as root with apt-get" >&2; exit 1; }; }
+endef

@@ -1,0 +1,22 @@
+// Counters of one program: a row of u64 for each slot, 64-byte aligned, only ever added to.
+// Needs ROW_COLUMNS (a multiple of 8) from the program and SLOTS from the loader.
+#pragma once
+#include "slots.h"
+
+struct row {
+    u64 column[ROW_COLUMNS];
+};
+
+BPF_F_TABLE("array", u32, struct row, rows, SLOTS, BPF_F_MMAPABLE);
+
+static __always_inline void count_at(u32 slot, u32 column, u64 amount)
+{
+    struct row *row = rows.lookup(&slot);
+    if (row)
+        __sync_fetch_and_add(&row->column[column], amount);
+}
+
+static __always_inline void count(u32 column, u64 amount)
+{
+    count_at(slot_of(current_tgid()), column, amount);
+}

@@ -1,0 +1,1 @@
+// Asked for by BCC's own prologue; nothing of it is needed here.

@@ -1,0 +1,144 @@
+// Identities: gives every new process a slot, notes who owns it, and takes the slot back.
+//
+// A slot is given to a new owner only after every program's counts of the old one were read and
+// committed: user space publishes in words[SETTLED_NS] the moment up to which that is so, and a slot
+// whose owner was freed later than that stays at rest. While nobody publishes, nothing is given again.
+#include "slots.h"
+
+#define CLONE_PARENT 0x00008000
+#define CLONE_THREAD 0x00010000
+
+// Events that the kernel reports of a process just as it frees it (the release hook of another
+// program, an RCU callback on another CPU) may come in this long after freed_ns.
+#define REST_NS 20000000ULL
+
+// How many unusable entries of the queue one birth may pass over.
+#define TRIES 4
+
+enum word { SETTLED_NS, BIRTHS_WITHOUT_SLOT, WORDS };
+
+BPF_TABLE_PINNED("array", u32, struct task, task, SLOTS, PINS "/task", BPF_F_MMAPABLE);
+BPF_F_TABLE("array", u32, u64, words, WORDS, BPF_F_MMAPABLE);
+BPF_QUEUE(free_slots, u32, SLOTS);
+
+static __always_inline void set_slot(u32 pid, u32 slot)
+{
+    u32 number = pid / PIDS_PER_PAGE;
+    struct pid_page *page = slot_of_pid.lookup(&number);
+    if (page)
+        page->slot[pid % PIDS_PER_PAGE] = slot;
+}
+
+static __always_inline u64 settled_ns(void)
+{
+    u32 word = SETTLED_NS;
+    u64 *value = words.lookup(&word);
+    return value ? *value : 0;
+}
+
+static __always_inline u32 take_slot(void)
+{
+    u64 settled = settled_ns();
+    u32 slot;
+#pragma unroll
+    for (int tries = 0; tries < TRIES; tries++) {
+        if (free_slots.pop(&slot))
+            return 0;
+        struct task *old = task.lookup(&slot);
+        // Two CPUs can free one slot at once, so that it stands in the queue twice: an entry
+        // whose slot has an owner is void.
+        if (!old || old->state == TASK_LIVE)
+            continue;
+        if (!old->freed_ns || old->freed_ns + REST_NS < settled)
+            return slot;
+        free_slots.push(&slot, 0);
+    }
+    return 0;
+}
+
+static __always_inline void give_back(u32 slot, struct task *owner)
+{
+    owner->freed_ns = bpf_ktime_get_ns();
+    owner->state = TASK_FREE;
+    free_slots.push(&slot, 0);
+}
+
+// A task has been made and has not run yet; the current task is the one that called fork.
+static __always_inline int on_newtask(u32 pid, u64 clone_flags)
+{
+    u32 parent = current_tgid();
+    u32 parent_slot = slot_of(parent);
+    if (clone_flags & CLONE_THREAD) {
+        set_slot(pid, parent_slot);
+        return 0;
+    }
+    // The PID was given again before the kernel's delayed free of its last owner came in.
+    u32 stale = slot_of(pid);
+    struct task *former = task.lookup(&stale);
+    if (stale && former && former->state == TASK_LIVE && former->tgid == pid)
+        give_back(stale, former);
+
+    u32 slot = take_slot();
+    set_slot(pid, slot);
+    struct task *self = task.lookup(&slot);
+    if (!self)
+        return 0;
+    if (!slot) {
+        u32 word = BIRTHS_WITHOUT_SLOT;
+        u64 *births = words.lookup(&word);
+        if (births)
+            __sync_fetch_and_add(births, 1);
+        return 0;
+    }
+    struct task *mother = task.lookup(&parent_slot);
+    self->tgid = pid;
+    self->ppid = (clone_flags & CLONE_PARENT) && mother && parent_slot ? mother->ppid : parent;
+    self->start_ns = bpf_ktime_get_ns();
+    self->exit_ns = 0;
+    self->freed_ns = 0;
+    self->cgroup_id = bpf_get_current_cgroup_id();
+    bpf_get_current_comm(self->comm, COMM_BYTES);
+    self->state = TASK_LIVE;
+    return 0;
+}
+
+// exec ends the other threads, the leader's among them: the process that was marked as exited goes on.
+static __always_inline int on_exec(void)
+{
+    u32 slot = slot_of(current_tgid());
+    struct task *self = task.lookup(&slot);
+    if (slot && self)
+        self->exit_ns = 0;
+    return 0;
+}
+
+static __always_inline int on_rename(u32 pid, const char *comm)
+{
+    u32 slot = slot_of(pid);
+    struct task *self = task.lookup(&slot);
+    if (!slot || !self || self->tgid != pid)
+        return 0;
+    bpf_probe_read_kernel(self->comm, COMM_BYTES, comm);
+    __sync_fetch_and_add(&self->renames, 1);
+    return 0;
+}
+
+static __always_inline int on_exit(void)
+{
+    u64 id = bpf_get_current_pid_tgid();
+    u32 slot = slot_of(id >> 32);
+    struct task *self = task.lookup(&slot);
+    if (slot && self && (u32)id == self->tgid)
+        self->exit_ns = bpf_ktime_get_ns();
+    return 0;
+}
+
+// The kernel frees a leader after all its threads; a thread's id finds a slot whose tgid is another.
+static __always_inline int on_free(u32 pid)
+{
+    u32 slot = slot_of(pid);
+    struct task *self = task.lookup(&slot);
+    if (slot && self && self->tgid == pid && self->state == TASK_LIVE && self->exit_ns)
+        give_back(slot, self);
+    return 0;
+}

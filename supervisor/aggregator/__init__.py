@@ -1,0 +1,1 @@
+"""The aggregator: it joins rows with identities, groups them, and writes the stream for Netdata."""

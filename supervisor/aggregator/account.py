@@ -1,0 +1,94 @@
+"""The account of one program: takes its samples and adds what they say to the totals in its ledger."""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from supervisor.kernel.maps import U64Array
+from supervisor.pipeline import ledger, table
+from supervisor.pipeline.sample import Sample
+from workers.declaration import Program
+
+HOST: Final = 0  # the entity that stands for all of a slot program's rows; group g is entity g + 1
+
+
+def entities(program: Program, groups: int) -> int:
+    """How many totals the program has: one for the host and each group, or one for each of its rows."""
+    return 1 + groups if program.kind == "slot" else program.rows
+
+
+@dataclass(frozen=True)
+class Storage:
+    """The shared memory of one program, as descriptors and shapes."""
+
+    table_fd: int
+    table_shape: table.Shape
+    ledger_fd: int
+    ledger_shape: ledger.Shape
+
+
+class Account:
+    """Takes samples in; `latest` is the last one taken, `fresh` whether it came since the last frame."""
+
+    def __init__(self, program: Program, storage: Storage) -> None:
+        self.program = program
+        self.ledger = ledger.Ledger(storage.ledger_fd, storage.ledger_shape)
+        self._reader = table.Reader(storage.table_fd, storage.table_shape)
+        self.latest: Sample | None = None
+        self.fresh = False
+        self.taken = 0
+        self.lost = 0
+        self._pending: Sample | None = None
+
+    @property
+    def seen_tick(self) -> int:
+        """Tick of the newest sample announced, -1 before the first."""
+        newest = self._pending or self.latest
+        return newest.tick if newest else -1
+
+    def announce(self, sample: Sample) -> None:
+        """Notes a sample; a newer one replaces it before it was taken."""
+        if sample.generation < self.ledger.generation or sample.sequence <= self.ledger.sequence:
+            return
+        if self._pending is None or sample.sequence > self._pending.sequence:
+            self._pending = sample
+
+    def take(self, group_of_slot: npt.NDArray[np.int32] | None) -> bool:
+        """Commits the sample that was announced; False when there is none, or its rows have been
+        overwritten by a newer one that will be announced next."""
+        sample, self._pending = self._pending, None
+        if sample is None:
+            return False
+        rows = self._reader.take(sample.sequence)
+        if rows is None:
+            self.lost += 1
+            return False
+        numbers, values = rows
+        if sample.generation != self.ledger.generation:
+            self.ledger.start_generation(sample.generation)
+        deltas = self.ledger.deltas(numbers, values)
+        totals = self.ledger.totals.copy()
+        self._add(totals, numbers, deltas, group_of_slot)
+        self.ledger.commit(sample.sequence, sample.sampled_ns, numbers, values, totals)
+        self.latest, self.fresh = sample, True
+        self.taken += 1
+        return True
+
+    def _add(
+        self,
+        totals: U64Array,
+        numbers: table.U32Array,
+        deltas: U64Array,
+        group_of_slot: npt.NDArray[np.int32] | None,
+    ) -> None:
+        if self.program.kind != "slot":
+            totals[numbers] += deltas
+            return
+        totals[HOST] += deltas.sum(axis=0, dtype=np.uint64)
+        if group_of_slot is None:
+            return
+        groups = group_of_slot[numbers]
+        attributed = groups >= 0
+        np.add.at(totals, groups[attributed] + 1, deltas[attributed])

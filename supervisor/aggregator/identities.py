@@ -1,0 +1,94 @@
+"""Who owns each slot, from the kernel's identity table, and which app group that is."""
+
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from supervisor.aggregator.apps_groups import AppsGroups
+from supervisor.aggregator.process_tree import ProcessTree
+from supervisor.kernel.maps import TASK, TASK_LIVE, KernelMap
+from supervisor.pipeline import memory
+
+NO_GROUP: Final = -1
+_CMDLINE_BYTES: Final = 16384  # apps.plugin reads as much (MAX_CMDLINE)
+
+
+def read_command_line(pid: int) -> str:
+    """The arguments with spaces between them, "" for kernel threads. Raises OSError when it has gone."""
+    with Path(f"/proc/{pid}/cmdline").open("rb") as file:
+        return file.read(_CMDLINE_BYTES).rstrip(b"\0").replace(b"\0", b" ").decode("utf-8", "surrogateescape")
+
+
+def _memory(slots: int) -> dict[str, memory.Field]:
+    """What a restarted aggregator goes on from: the group each slot's owner had, and which owner."""
+    return {"group": (np.int32, (slots,)), "start_ns": (np.uint64, (slots,))}
+
+
+def create(slots: int) -> int:
+    """Shared memory for the groups of slots."""
+    return memory.create("identities", memory.size_of(_memory(slots)))
+
+
+class Identities:
+    """Follows the identity table.
+
+    group_of_slot: int32 [slots], index of the group that the slot's events belong to; slot 0 has none.
+    exposed: bool [groups], which groups have had a process.
+    """
+
+    def __init__(self, task: KernelMap, groups: AppsGroups, memory_fd: int) -> None:
+        slots = task.info.entries
+        self._map = task
+        self._tree = ProcessTree(groups, read_command_line)
+        self._start_ns = np.zeros(slots, np.uint64)
+        self._renames = np.zeros(slots, np.uint32)
+        self._owned = np.zeros(slots, np.bool_)
+        known = memory.views(memory_fd, _memory(slots), writable=True)
+        self._known_start_ns: npt.NDArray[np.uint64] = known["start_ns"]
+        self.group_of_slot: npt.NDArray[np.int32] = known["group"]
+        self.group_of_slot[0] = NO_GROUP
+        self.exposed = np.zeros(len(groups.names), np.bool_)
+
+    def refresh(self, settled_ns: int) -> None:
+        """Takes in what the kernel wrote since the last call.
+
+        Call it after a tick's samples came in: their rows are not younger than the identities then.
+        settled_ns: what the kernel has last been told (`words[SETTLED_NS]`): owners that were freed
+        before it will not be counted any more, and are forgotten.
+        """
+        task = self._map.records(TASK)
+        start_ns, state, freed_ns = task["start_ns"].copy(), task["state"].copy(), task["freed_ns"].copy()
+        self._forget((freed_ns != 0) & (freed_ns < settled_ns) & (start_ns == self._start_ns))
+        # The kernel sets the state last, so a row with it, or one that has been freed, is complete.
+        complete = (state == TASK_LIVE) | (freed_ns != 0)
+        born = np.flatnonzero((start_ns != self._start_ns) & complete)
+        for slot in born[np.argsort(start_ns[born], kind="stable")].tolist():
+            self._take_in(slot, task[slot])
+        renames = task["renames"].copy()
+        for slot in np.flatnonzero((renames != self._renames) & self._owned).tolist():
+            self._tree.renamed(slot, _comm(task[slot]))
+        self._renames = renames
+        for slot, group in self._tree.regrouped():
+            self.group_of_slot[slot] = group
+            self._known_start_ns[slot] = self._start_ns[slot]
+            self.exposed[group] = True
+
+    def _take_in(self, slot: int, row: Any) -> None:
+        known = self._known_start_ns[slot] == row["start_ns"]
+        inherited = int(self.group_of_slot[slot]) if known else None
+        self._tree.born(slot, int(row["tgid"]), int(row["ppid"]), _comm(row), inherited)
+        self._known_start_ns[slot] = 0  # until its group is written
+        self._start_ns[slot] = row["start_ns"]
+        self._renames[slot] = row["renames"]
+        self._owned[slot] = True
+
+    def _forget(self, gone: npt.NDArray[np.bool_]) -> None:
+        for slot in np.flatnonzero(gone & self._owned).tolist():
+            self._tree.ended(slot)
+            self._owned[slot] = False
+
+
+def _comm(row: Any) -> str:
+    return bytes(row["comm"]).split(b"\0", 1)[0].decode("utf-8", "surrogateescape")

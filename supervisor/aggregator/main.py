@@ -1,0 +1,265 @@
+"""The aggregator: takes every program's samples, joins them with identities, and writes the stream.
+
+A cycle: wait for the tick's samples up to a deadline · identities · commit each program · tell the kernel
+how far all is settled · one frame. A program that is late is simply not in that frame.
+"""
+
+import logging
+import signal
+import socket
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from supervisor.aggregator import board as boards
+from supervisor.aggregator.account import HOST, Account, Storage
+from supervisor.aggregator.apps_groups import AppsGroups
+from supervisor.aggregator.charts import ChartWriter
+from supervisor.aggregator.identities import Identities
+from supervisor.aggregator.output import Output, ReaderGone
+from supervisor.aggregator.stream import Frame, clean_names
+from supervisor.kernel.identities import SETTLED_NS
+from supervisor.kernel.maps import KernelMap
+from supervisor.pipeline.channel import Receiver
+from supervisor.pipeline.sample import BadSample, unpack
+from workers.declaration import Program
+
+# Exit statuses that the supervisor understands.
+DONE: Final = 0  # the stream has no reader, or all frames asked for are written: stop everything
+STOPPED: Final = 3  # told to stop
+
+_NS: Final = 1_000_000_000
+# How much of an interval a frame waits for late samples, and the most it ever waits.
+_LATE_SHARE: Final = 0.4
+_LATE_MOST_S: Final = 0.5
+_REPEAT_S: Final = 60.0
+
+log = logging.getLogger("aggregator")
+
+
+@dataclass(frozen=True)
+class Duty:
+    """One program as the aggregator is given it."""
+
+    program: Program
+    storage: Storage
+    update_every_s: int
+    apps: bool
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What the aggregator is given. identity_maps: `task` and `words`, empty when nothing is counted by
+    process. last_frame: number of the frame to stop after, 0 = go on."""
+
+    duties: tuple[Duty, ...]
+    groups: AppsGroups
+    identity_maps: Mapping[str, KernelMap]
+    board_fd: int
+    identities_fd: int
+    stream_fd: int
+    samples_path: Path
+    update_every_s: int
+    last_frame: int
+    ready: socket.socket
+    lifeline: socket.socket
+
+    def descriptors(self) -> set[int]:
+        storages = [duty.storage for duty in self.duties]
+        return {
+            *(storage.table_fd for storage in storages),
+            *(storage.ledger_fd for storage in storages),
+            *(held.fd for held in self.identity_maps.values()),
+            self.board_fd,
+            self.identities_fd,
+            self.stream_fd,
+            self.ready.fileno(),
+            self.lifeline.fileno(),
+        }
+
+
+def run(assignment: Assignment) -> int:
+    """The aggregator's main function; returns its exit status."""
+    stop = _Stop()
+    with Receiver(assignment.samples_path) as receiver:
+        receiver.watch(assignment.lifeline.fileno())
+        receiver.watch(stop.wakeup.fileno())
+        aggregator = _Aggregator(assignment, receiver)
+        assignment.ready.send(b"READY")
+        try:
+            while not stop:
+                if _hung_up(assignment.lifeline):
+                    return STOPPED
+                if aggregator.cycle(stop):
+                    return DONE
+        except ReaderGone:
+            return DONE
+        aggregator.commit()
+    return STOPPED
+
+
+class _Stop:
+    """Set by SIGTERM, which also ends any wait."""
+
+    def __init__(self) -> None:
+        self._set = False
+        self.wakeup, self._sender = socket.socketpair()
+        self._sender.setblocking(False)
+        signal.signal(signal.SIGTERM, self._on_signal)
+        signal.set_wakeup_fd(self._sender.fileno())
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._set = True
+
+    def __bool__(self) -> bool:
+        return self._set
+
+
+def _hung_up(lifeline: socket.socket) -> bool:
+    """Nothing is ever sent on the lifeline: that it can be read means that its other end has gone."""
+    try:
+        return lifeline.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK) == b""
+    except BlockingIOError:
+        return False
+
+
+class _Aggregator:
+    def __init__(self, given: Assignment, receiver: Receiver) -> None:
+        self._given = given
+        self._receiver = receiver
+        self._board = boards.Board(given.board_fd, len(given.duties))
+        self._output = Output(given.stream_fd)
+        self._accounts = [Account(duty.program, duty.storage) for duty in given.duties]
+        self._by_name = {account.program.name: account for account in self._accounts}
+        names = clean_names(given.groups.names)
+        self._writers = [
+            ChartWriter(account, names, duty.update_every_s, duty.apps)
+            for account, duty in zip(self._accounts, given.duties, strict=True)
+        ]
+        self._identities: Identities | None = None
+        self._settled: npt.NDArray[np.uint64] = np.zeros(2, np.uint64)
+        if given.identity_maps:
+            self._identities = Identities(given.identity_maps["task"], given.groups, given.identities_fd)
+            self._settled = given.identity_maps["words"].words(writable=True)[:, 0]
+        self._dropped = 0
+        self._dropped_told_s = -_REPEAT_S
+        # Groups that had stood in frames before this process was started.
+        self._exposed = np.zeros(len(names), np.bool_)
+        for account in self._accounts:
+            if account.program.kind == "slot":
+                self._exposed |= account.ledger.announced[1:].astype(np.bool_)
+
+    def cycle(self, stop: _Stop) -> bool:
+        """One tick; True when the last frame asked for has been written."""
+        tick = time.monotonic_ns() // (self._given.update_every_s * _NS) + 1
+        self._wait_until(tick * self._given.update_every_s * _NS, stop)
+        self._gather(tick, stop)
+        if stop:
+            return False
+        self.commit()
+        return self._write_frame()
+
+    def commit(self) -> None:
+        """Takes what has come in, and tells the kernel up to when everything is taken."""
+        self._drain()
+        group_of_slot = None
+        if self._identities:
+            self._identities.refresh(int(self._settled[SETTLED_NS]))
+            group_of_slot = self._identities.group_of_slot
+            self._exposed |= self._identities.exposed
+        for account in self._accounts:
+            account.take(group_of_slot)
+        self._settle()
+        self._board.progress[boards.CYCLE_NS] = time.monotonic_ns()
+
+    def _wait_until(self, due_ns: int, stop: _Stop) -> None:
+        """Until the tick begins; samples that come early are taken in."""
+        while not stop and (left_ns := due_ns - time.monotonic_ns()) > 0:
+            if self._receiver.wait(left_ns / _NS):
+                self._drain()
+            elif _hung_up(self._given.lifeline):
+                return
+
+    def _gather(self, tick: int, stop: _Stop) -> None:
+        """Until every program that is due has announced its sample, or it is too late for the frame."""
+        every_s = self._given.update_every_s
+        deadline_ns = time.monotonic_ns() + int(min(_LATE_MOST_S, _LATE_SHARE * every_s) * _NS)
+        now_s = tick * every_s
+        while not stop and (left_ns := deadline_ns - time.monotonic_ns()) > 0 and self._missing(now_s):
+            if self._receiver.wait(left_ns / _NS):
+                self._drain()
+            elif _hung_up(self._given.lifeline):
+                return
+
+    def _missing(self, now_s: int) -> bool:
+        """Whether a sample is still to come. A program counts that has its kernel objects and has
+        announced something before: a first sample is not waited for."""
+        for number, (account, duty) in enumerate(zip(self._accounts, self._given.duties, strict=True)):
+            due = now_s % duty.update_every_s == 0
+            if due and self._board.attached[number] and 0 <= account.seen_tick < now_s // duty.update_every_s:
+                return True
+        return False
+
+    def _drain(self) -> None:
+        while (message := self._receiver.receive()) is not None:
+            try:
+                sample = unpack(message)
+                account = self._by_name.get(sample.program)
+                if account is None or len(sample.host) != len(account.program.columns):
+                    raise BadSample(f"a sample of no program that runs here: {sample.program[:40]!r}")
+            except BadSample as error:
+                self._tell_dropped(error)
+            else:
+                account.announce(sample)
+
+    def _tell_dropped(self, error: BadSample) -> None:
+        """Once, and then at most once a minute with the number."""
+        self._dropped += 1
+        if time.monotonic() - self._dropped_told_s > _REPEAT_S:
+            log.warning("%d messages on the samples' socket dropped; the last: %s", self._dropped, error)
+            self._dropped, self._dropped_told_s = 0, time.monotonic()
+
+    def _settle(self) -> None:
+        """The kernel may give a slot again once every program's rows were taken after its owner went."""
+        taken = [
+            account.ledger.sampled_ns
+            for number, account in enumerate(self._accounts)
+            if account.program.kind == "slot" and self._board.attached[number]
+        ]
+        if self._identities and taken:
+            self._settled[SETTLED_NS] = min(taken)
+
+    def _write_frame(self) -> bool:
+        frame = Frame()
+        fresh = []
+        for number, (account, writer) in enumerate(zip(self._accounts, self._writers, strict=True)):
+            self._board.taken[number] = account.taken
+            self._board.lost[number] = account.lost
+            self._board.events[number] = self._events(account)
+            if account.fresh:
+                writer.write(frame, self._exposed)
+                fresh.append((account, writer))
+        if not frame.blocks or not self._output.write(frame.blocks):
+            return False
+        for account, writer in fresh:
+            writer.sent(frame, self._exposed)
+            account.fresh = False
+        self._board.progress[boards.FRAMES] += 1
+        return (
+            bool(self._given.last_frame)
+            and int(self._board.progress[boards.FRAMES]) >= self._given.last_frame
+        )
+
+    def _events(self, account: Account) -> int:
+        """Events counted so far; a program that adds up time counts none."""
+        if account.program.kind == "host":
+            return 0
+        totals = account.ledger.totals
+        counted = totals[HOST] if account.program.kind == "slot" else totals
+        return int(counted.sum(dtype=np.uint64))

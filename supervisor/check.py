@@ -1,0 +1,149 @@
+"""`ebpf-supervisor check`: can this kernel do it. Every program is really loaded, by its own loader, and
+let go of again."""
+
+import json
+import os
+import platform
+import socket
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from supervisor import kprobe_events, logs, spawn, status_table
+from supervisor.errors import SupervisorError
+from supervisor.kernel import handover, identities, loader
+from supervisor.kernel.handover import Loaded
+from supervisor.kernel.plans import FAMILIES
+from supervisor.units import lacking, run_loader
+from workers.declaration import Program
+from workers.registry import all_programs
+
+_SLOTS = 1024
+_LOADER_S = 60.0
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One thing that the kernel has or lacks. fix: what to do about it, or what its lack costs."""
+
+    name: str
+    present: bool
+    found: str
+    fix: str = ""
+
+
+def check(*, as_json: bool) -> int:
+    """Prints the answer; 0 when every program has a plan for all its hooks, else 1."""
+    logs.for_supervisor("error")
+    features = list(_features())
+    programs = _programs()
+    answer = {
+        "kernel": platform.release(),
+        "features": [asdict(feature) for feature in features],
+        "programs": programs,
+    }
+    print(json.dumps(answer, indent=1) if as_json else _text(answer), flush=True)
+    return 0 if all(program["available"] for program in programs) else 1
+
+
+def _features() -> Iterator[Feature]:
+    btf = Path("/sys/kernel/btf/vmlinux").exists()
+    yield Feature(
+        "BTF", btf, "/sys/kernel/btf/vmlinux" if btf else "absent", "" if btf else "no fentry plans"
+    )
+    pmu = kprobe_events.PMU.exists()
+    yield Feature("kprobes", pmu, "kprobe PMU" if pmu else "absent", "" if pmu else "no kprobe plans")
+    bpf = Path("/proc/sys/kernel/unprivileged_bpf_disabled").exists()
+    yield Feature(
+        "bpf()", bpf, "present" if bpf else "absent", "" if bpf else "a kernel with CONFIG_BPF_SYSCALL"
+    )
+    try:
+        import bcc
+
+        yield Feature("BCC", True, str(getattr(bcc, "__version__", "present")))
+    except ImportError:
+        yield Feature("BCC", False, "absent", "apt-get install python3-bpfcc")
+
+
+def _programs() -> list[dict[str, Any]]:
+    defines = identities.defines(_SLOTS, str(loader.PINS), os.cpu_count() or 1)
+    mark = kprobe_events.tag(Path("/check"))
+    seeding = identities.Seeding(_SLOTS)
+    core = _load(
+        "task",
+        loader.Request(
+            identities.SOURCE,
+            identities.HOOKS,
+            "entry",
+            FAMILIES,
+            defines,
+            {},
+            mark,
+            seeding.prepare,
+            seeding.finish,
+        ),
+    )
+    try:
+        return [_program(program, core, defines, mark) for program in all_programs().values()]
+    finally:
+        core.close()
+
+
+def _program(program: Program, core: Loaded, defines: dict[str, str | int], mark: str) -> dict[str, Any]:
+    """Both modes together, since return mode has all hooks."""
+    shared = {}
+    if program.kind == "slot":
+        if "slot_of_pid" not in core.maps:
+            reason = core.error or lacking(core.hooks)
+            return {"name": program.name, "available": False, "reason": reason, "hooks": []}
+        shared = {"slot_of_pid": core.maps["slot_of_pid"]}
+    request = loader.Request(program.source, program.hooks, "return", FAMILIES, defines, shared, mark)
+    loaded = _load(program.name, request)
+    attached = {hook.hook for hook in loaded.hooks if hook.attached}
+    missing = [hook.name for hook in program.hooks if hook.name not in attached]
+    answer = {
+        "name": program.name,
+        "available": not missing,
+        "reason": loaded.error
+        or (f"without {', '.join(missing)}: {lacking(loaded.hooks)}" if missing else ""),
+        "hooks": [asdict(hook) for hook in loaded.hooks],
+    }
+    loaded.close()
+    return answer
+
+
+def _load(name: str, request: loader.Request) -> Loaded:
+    ours, theirs = spawn.socket_pair(socket.SOCK_SEQPACKET)
+    keep = {theirs.fileno(), *(held.fd for held in request.shared.values())}
+    child = spawn.spawn(f"loader {name}", lambda: run_loader(theirs, request), keep, None, "error")
+    theirs.close()
+    ours.settimeout(_LOADER_S)
+    try:
+        loaded = handover.receive(ours)
+    except (SupervisorError, OSError) as error:
+        loaded = Loaded(error=f"the loader did not answer: {error}")
+    finally:
+        ours.close()
+        os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED | os.WNOWAIT)
+        child.reap()
+        child.close()
+    return loaded or Loaded(error="the loader ended without a word")
+
+
+def _text(answer: dict[str, Any]) -> str:
+    lines = [f"kernel {answer['kernel']}", ""]
+    for feature in answer["features"]:
+        mark = _mark(feature["present"])
+        lines.append(
+            f"  {mark}  {feature['name']:<10} {feature['found']}"
+            + (f"; {feature['fix']}" if feature["fix"] else "")
+        )
+    lines.append("")
+    for program in answer["programs"]:
+        lines.append(f"  {_mark(program['available'])}  {program['name']:<10} {program['reason']}".rstrip())
+    return "\n".join(lines) + "\n" + status_table.hooks_table(answer["programs"])
+
+
+def _mark(yes: bool) -> str:
+    return "yes" if yes else "no "

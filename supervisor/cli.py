@@ -1,0 +1,188 @@
+"""The command `ebpf-supervisor`."""
+
+import os
+
+# numpy's BLAS starts threads at import unless it is told not to; a process that forks has one thread.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, NoReturn
+
+import supervisor
+from supervisor import logs, runtime_dir
+from supervisor.config import load as configuration
+from supervisor.config.errors import ConfigError
+from supervisor.config.model import Config
+from supervisor.config.options import PROGRAMS
+from supervisor.errors import ConfigurationError, NotPermitted, SupervisorError, UsageError
+
+ATTACH: Final = ("auto", "fentry", "kprobe", "tracepoint")
+
+EXAMPLES: Final = """\
+examples:
+  ebpf-supervisor run                      every program, every second, the stream on stdout
+  ebpf-supervisor run 5 --only fd,disk     two programs, every five seconds
+  ebpf-supervisor run --ticks 10           ten frames, then an orderly end
+  ebpf-supervisor check                    what this kernel offers, hook by hook
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Wrong usage is one line and exit status 2."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; see `{self.prog} --help`")
+
+
+def main() -> None:
+    """Entry point."""
+    sys.exit(run_command(sys.argv[1:]))
+
+
+def run_command(words: Sequence[str]) -> int:
+    """Runs the command of these words; its exit status."""
+    try:
+        arguments = _parser().parse_args(words)
+        status: int = arguments.handler(arguments)
+    except (SupervisorError, ConfigError) as error:
+        logs.fatal(str(error))
+        return error.exit_status if isinstance(error, SupervisorError) else error.exit_code
+    except BrokenPipeError:
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="ebpf-supervisor",
+        description="Counts what the kernel does, by process, and writes it as a Netdata plugin stream.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"ebpf-supervisor {supervisor.__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_run(commands)
+    _add_check(commands)
+    _add_check_config(commands)
+    _add_cleanup(commands)
+    return parser
+
+
+def _add_run(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    run = commands.add_parser("run", help="collect, and write the stream to stdout")
+    run.add_argument("update_every", nargs="?", type=_seconds, metavar="UPDATE_EVERY", help="seconds")
+    run.add_argument("--config-dir", type=Path, metavar="DIR", help="where ebpf.d.conf is")
+    run.add_argument("--only", type=_programs, default=frozenset(), metavar="NAME[,NAME…]")
+    run.add_argument("--load-mode", choices=("entry", "return"), help="over `ebpf load mode`")
+    run.add_argument("--attach", choices=ATTACH, help="the only kind of plan to use (default: auto)")
+    run.add_argument("--ticks", type=_count, default=0, metavar="N", help="stop after N frames")
+    _add_runtime_dir(run)
+    run.add_argument("--user", metavar="NAME", help="account of workers and aggregator")
+    run.set_defaults(handler=_run)
+
+
+def _add_check(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    check = commands.add_parser("check", help="can this kernel do it: features, programs, hooks")
+    check.add_argument("--json", action="store_true")
+    check.set_defaults(handler=_check)
+
+
+def _add_check_config(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    check = commands.add_parser("check-config", help="every error of every file at once")
+    check.add_argument("--config-dir", type=Path, metavar="DIR")
+    check.set_defaults(handler=_check_config)
+
+
+def _add_cleanup(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    cleanup = commands.add_parser("cleanup", help="remove what a killed run can have left")
+    _add_runtime_dir(cleanup)
+    cleanup.set_defaults(handler=_cleanup)
+
+
+def _add_runtime_dir(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--runtime-dir", type=Path, default=runtime_dir.DEFAULT, metavar="DIR")
+
+
+def _seconds(text: str) -> int:
+    value = _count(text)
+    if not 1 <= value <= 86400:
+        raise argparse.ArgumentTypeError(f"expected seconds from 1 to 86400; found {text!r}")
+    return value
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit():
+        raise argparse.ArgumentTypeError(f"expected a whole number; found {text!r}")
+    return int(text)
+
+
+def _programs(text: str) -> frozenset[str]:
+    names = frozenset(filter(None, text.split(",")))
+    unknown = sorted(names - set(PROGRAMS))
+    if unknown or not names:
+        raise argparse.ArgumentTypeError(
+            f"no program {unknown[0] if unknown else text!r}; there are {', '.join(PROGRAMS)}"
+        )
+    return names
+
+
+def _require_root() -> None:
+    if os.geteuid() != 0:
+        raise NotPermitted("loading kernel programs needs root; run it as root or by its systemd unit")
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from supervisor import run
+
+    _require_root()
+    return run.run(arguments, load_config(arguments))
+
+
+def load_config(arguments: argparse.Namespace) -> Config:
+    """The configuration, its problems told on stderr."""
+    search = configuration.search_path(arguments.config_dir, os.environ)
+    config, problems = configuration.load(
+        search,
+        update_every_s=arguments.update_every,
+        only=arguments.only,
+        load_mode=arguments.load_mode,
+        internal_charts=configuration.wants_internal_charts(os.environ),
+    )
+    for problem in problems:
+        logs.fatal(f"{problem.severity}: {problem}")
+    return config
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from supervisor import check
+
+    _require_root()
+    return check.check(as_json=arguments.json)
+
+
+def _check_config(arguments: argparse.Namespace) -> int:
+    problems = configuration.check(configuration.search_path(arguments.config_dir, os.environ))
+    for problem in problems:
+        print(f"{problem.severity}: {problem}")
+    if problems:
+        raise ConfigurationError(f"{len(problems)} problems in the configuration")
+    print("the configuration is sound")
+    return 0
+
+
+def _cleanup(arguments: argparse.Namespace) -> int:
+    from supervisor import kprobe_events
+
+    _require_root()
+    removed = runtime_dir.clean(arguments.runtime_dir)
+    removed += kprobe_events.clean(kprobe_events.tag(arguments.runtime_dir))
+    for what in removed:
+        print(f"removed {what}")
+    if not removed:
+        print("nothing was left behind")
+    return 0

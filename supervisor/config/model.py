@@ -1,0 +1,67 @@
+"""The configuration as the rest of the project sees it: all values checked, and decided for each program."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+LoadMode = Literal["entry", "return"]
+TypeFormat = Literal["auto", "legacy", "co-re"]
+Tracing = Literal["trampoline", "tracepoint", "probe"]
+CollectPid = Literal["real parent", "parent", "all"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+
+@dataclass(frozen=True)
+class ProgramConfig:
+    """What holds for one program."""
+
+    name: str
+    enabled: bool
+    load_mode: LoadMode
+    update_every_s: int
+    apps: bool
+    cgroups: bool
+    pid_table_size: int  # processes
+    maps_per_core: bool
+    type_format: TypeFormat
+    co_re_tracing: Tracing
+    collect_pid: CollectPid
+    lifetime_s: int
+
+
+@dataclass(frozen=True)
+class Supervision:
+    """The section `[supervisor]`, under Supervisor's names."""
+
+    startsecs: float
+    startretries: int
+    stopwaitsecs: float
+    backoff_initial_secs: float
+    backoff_max_secs: float  # never below backoff_initial_secs
+    fatal_retry_secs: float
+    loader_timeout_secs: float
+    hung_after_ticks: int
+    loglevel: LogLevel
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything the files, the command line and the environment say together.
+
+    `programs` has all programs that exist, in their order, the disabled ones too. The fields above it
+    hold for a program whose module file says nothing. `files` are those that were read, and not compared.
+    """
+
+    update_every_s: int
+    apps: bool
+    cgroups: bool
+    pid_table_size: int  # processes
+    btf_path: str
+    programs: Mapping[str, ProgramConfig]
+    supervision: Supervision
+    apps_groups_path: Path
+    internal_charts: bool
+    files: tuple[Path, ...] = field(compare=False)

@@ -1,0 +1,185 @@
+"""The control socket: newline-ended JSON, one request a connection, one answer.
+
+    {"command": "status", "names": ["fd"]}            -> {"ok": true, …}
+    {"command": "tail", "names": ["fd"], "follow": true} -> {"ok": true, "line": "…"} again and again
+    anything else                                     -> {"ok": false, "error": "…"}
+
+Whoever connects is known by the kernel's word (SO_PEERCRED): root may do everything, the group may ask.
+"""
+
+import grp
+import json
+import logging
+import os
+import socket
+import struct
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from supervisor.loop import Loop
+
+GROUP: Final = "ebpf-supervisor"
+_REQUEST_BYTES: Final = 4096
+_ANSWER_BYTES: Final = 1 << 20
+_CLIENTS: Final = 32
+_CLIENT_S: Final = 120.0
+_OPEN_TO_GROUP: Final = frozenset({"status", "version", "tail"})
+_CREDENTIALS: Final = struct.Struct("3i")
+
+log = logging.getLogger("control")
+
+Answer = dict[str, Any]
+
+
+class Client:
+    """One connection. It is answered once, or line by line while it follows a log."""
+
+    def __init__(self, connection: socket.socket, loop: Loop, closed: Callable[["Client"], None]) -> None:
+        connection.setblocking(False)
+        self._connection = connection
+        self._loop = loop
+        self._closed = closed
+        self._out = b""
+        self._last = False
+        self.received = b""
+        self.on_close: list[Callable[[], None]] = []
+        self.open = True
+
+    @property
+    def fd(self) -> int:
+        return self._connection.fileno()
+
+    def peer_uid(self) -> int:
+        data = self._connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        return int(_CREDENTIALS.unpack(data)[1])
+
+    def receive(self) -> bytes:
+        """What has come; b"" at the end or on any error."""
+        try:
+            return self._connection.recv(_REQUEST_BYTES)
+        except OSError:
+            return b""
+
+    def answer(self, answer: Answer, *, last: bool = True) -> None:
+        """Sends without waiting; a client that does not read and lets a megabyte pile up is dropped."""
+        if not self.open:
+            return
+        self._out += json.dumps(answer).encode() + b"\n"
+        self._last = last
+        if len(self._out) > _ANSWER_BYTES:
+            self.close()
+            return
+        self._loop.watch_writable(self.fd, self._flush)
+        self._flush()
+
+    def fail(self, error: str) -> None:
+        self.answer({"ok": False, "error": error})
+
+    def _flush(self) -> None:
+        try:
+            sent = self._connection.send(self._out) if self._out else 0
+        except BlockingIOError:
+            return
+        except OSError:
+            self.close()
+            return
+        self._out = self._out[sent:]
+        if not self._out and self._last:
+            self.close()
+        elif not self._out:
+            self._loop.unwatch(self.fd)
+            self._loop.watch(self.fd, self._on_input_while_following)
+
+    def _on_input_while_following(self) -> None:
+        if not self.receive():
+            self.close()
+
+    def close(self) -> None:
+        if not self.open:
+            return
+        self.open = False
+        self._loop.unwatch(self.fd)
+        self._connection.close()
+        for call in self.on_close:
+            call()
+        self._closed(self)
+
+
+Handler = Callable[[Client, tuple[str, ...], Mapping[str, Any]], None]
+
+
+class Server:
+    """Listens, checks who it is and what is asked, and calls the command's handler."""
+
+    def __init__(self, path: Path, loop: Loop, handlers: Mapping[str, Handler]) -> None:
+        self._loop = loop
+        self._handlers = handlers
+        self._clients: set[Client] = set()
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.setblocking(False)
+        # Nobody may connect between bind and chown.
+        mask = os.umask(0o177)
+        try:
+            self._socket.bind(str(path))
+        finally:
+            os.umask(mask)
+        group_id = _group_id()
+        if group_id is not None:
+            os.chown(path, 0, group_id)
+            path.chmod(0o660)
+        self._socket.listen(_CLIENTS)
+        loop.watch(self._socket.fileno(), self._accept)
+
+    def _accept(self) -> None:
+        try:
+            connection, _ = self._socket.accept()
+        except OSError:
+            return
+        client = Client(connection, self._loop, self._clients.discard)
+        self._clients.add(client)
+        self._loop.watch(client.fd, lambda: self._read(client))
+        self._loop.after(_CLIENT_S, lambda: None if client.on_close else client.close())
+        if len(self._clients) > _CLIENTS:
+            client.fail("too many connections; try again")
+
+    def _read(self, client: Client) -> None:
+        data = client.receive()
+        client.received += data
+        if not data:
+            client.close()
+        elif b"\n" in client.received:
+            self._handle(client, client.received.partition(b"\n")[0])
+        elif len(client.received) > _REQUEST_BYTES:
+            client.fail("the request is too long")
+
+    def _handle(self, client: Client, line: bytes) -> None:
+        try:
+            request = json.loads(line)
+            command, names = request["command"], request.get("names", [])
+            if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+                raise ValueError
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            client.fail("not a request")
+            return
+        handler = self._handlers.get(command) if isinstance(command, str) else None
+        if handler is None:
+            client.fail("unknown command")
+        elif client.peer_uid() != 0 and command not in _OPEN_TO_GROUP:
+            log.warning("uid %d asked for %s and may not", client.peer_uid(), command)
+            client.fail(f"{command}: only root may do this")
+        else:
+            handler(client, tuple(names), request)
+
+    def close(self) -> None:
+        for client in list(self._clients):
+            client.close()
+        self._loop.unwatch(self._socket.fileno())
+        self._socket.close()
+
+
+def _group_id() -> int | None:
+    try:
+        return grp.getgrnam(GROUP).gr_gid
+    except KeyError:
+        return None

@@ -1,0 +1,188 @@
+"""The command `ebpfctl`: asks a running supervisor over its control socket."""
+
+import argparse
+import json
+import socket
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+import supervisor
+from supervisor import runtime_dir
+from supervisor.errors import SupervisorError, UsageError
+
+WELL: Final = frozenset({"RUNNING", "UNAVAILABLE"})
+# Exit status of `status`, as LSB has it for init scripts.
+OK: Final = 0
+NOT_RUNNING: Final = 3
+CANNOT_TELL: Final = 4
+
+# A start waits for a compiler that has loader_timeout_secs of its own.
+_ANSWER_S: Final = 120.0
+
+EXAMPLES: Final = """\
+examples:
+  ebpfctl status            every program, one line each
+  ebpfctl status -v fd      its hooks, and why others were not taken
+  ebpfctl restart fd        and wait until it runs
+  ebpfctl tail -f fd        its log as it comes
+"""
+
+
+class Unreachable(SupervisorError):
+    """There is no supervisor, or it does not answer us."""
+
+    exit_status = CANNOT_TELL
+
+
+class Refused(SupervisorError):
+    """The supervisor says no."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; see `ebpfctl --help`")
+
+
+def main() -> None:
+    """Entry point."""
+    sys.exit(run_command(sys.argv[1:]))
+
+
+def run_command(words: Sequence[str]) -> int:
+    """Runs the command of these words; its exit status."""
+    try:
+        arguments = _parser().parse_args(words)
+        status: int = arguments.handler(arguments)
+        sys.stdout.flush()
+    except SupervisorError as error:
+        print(f"ebpfctl: {error}", file=sys.stderr)
+        return error.exit_status
+    except BrokenPipeError:
+        sys.stderr.close()  # the interpreter would try to flush stdout once more and complain
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="ebpfctl",
+        description="Asks and steers a running ebpf-supervisor.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--runtime-dir", type=Path, default=runtime_dir.DEFAULT, metavar="DIR")
+    parser.add_argument("--json", action="store_true", help="print the answer as one JSON object")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    status = commands.add_parser("status", help="what each program does")
+    status.add_argument("names", nargs="*", metavar="NAME")
+    status.add_argument("-v", "--verbose", action="store_true", help="each hook too")
+    status.set_defaults(handler=_status)
+
+    for name, what in (
+        ("start", "start programs"),
+        ("stop", "stop them"),
+        ("restart", "stop and start them"),
+    ):
+        change = commands.add_parser(name, help=f"{what}, and wait for it")
+        change.add_argument("names", nargs="+", metavar="NAME|all")
+        change.set_defaults(handler=_change, command=name)
+
+    tail = commands.add_parser("tail", help="a program's last log lines")
+    tail.add_argument("-f", "--follow", action="store_true", help="and those to come")
+    tail.add_argument("names", nargs=1, metavar="NAME")
+    tail.set_defaults(handler=_tail)
+
+    commands.add_parser("shutdown", help="stop everything").set_defaults(handler=_shutdown)
+    commands.add_parser("version", help="the version of both ends").set_defaults(handler=_version)
+    return parser
+
+
+def ask(directory: Path, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Sends one request and yields the answers, one object a line. Raises Unreachable and Refused."""
+    path = directory / runtime_dir.CONTROL
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(_ANSWER_S)
+        try:
+            connection.connect(str(path))
+        except FileNotFoundError as error:
+            raise Unreachable(f"{path}: no such socket; is the supervisor running?") from error
+        except ConnectionRefusedError as error:
+            raise Unreachable(f"{path}: nobody listens; the supervisor was killed, start it again") from error
+        except OSError as error:
+            raise Unreachable(f"{path}: {error.strerror or error}") from error
+        connection.sendall(json.dumps(request).encode() + b"\n")
+        answered = False
+        try:
+            with connection.makefile("rb") as lines:
+                for line in lines:
+                    answered = True
+                    yield _checked(json.loads(line))
+                    if request.get("follow"):
+                        connection.settimeout(None)
+        except (TimeoutError, ConnectionResetError, json.JSONDecodeError) as error:
+            raise Unreachable(f"{path}: no sound answer: {error}") from error
+        if not answered:
+            raise Unreachable(f"{path}: the supervisor closed the connection without an answer")
+
+
+def _checked(answer: dict[str, Any]) -> dict[str, Any]:
+    if not answer.pop("ok", False):
+        raise Refused(str(answer.get("error", "refused without a reason")))
+    return answer
+
+
+def _ask_once(arguments: argparse.Namespace, command: str, **fields: Any) -> dict[str, Any]:
+    return next(ask(arguments.runtime_dir, {"command": command, **fields}))
+
+
+def _print(arguments: argparse.Namespace, answer: Any, text: str) -> None:
+    print(json.dumps(answer) if arguments.json else text.rstrip("\n"))
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from supervisor import status_table
+
+    try:
+        answer = _ask_once(arguments, "status", names=arguments.names)
+    except Refused as error:
+        raise Unreachable(str(error)) from error
+    _print(arguments, answer, status_table.table(answer, arguments.verbose))
+    return OK if all(program["state"] in WELL for program in answer["programs"]) else NOT_RUNNING
+
+
+def _change(arguments: argparse.Namespace) -> int:
+    answer = _ask_once(arguments, arguments.command, names=arguments.names)
+    rows = (f"{p['name']}: {p['state']}: {p['description']}" for p in answer["programs"])
+    _print(arguments, answer, "\n".join(rows))
+    wanted = {"STOPPED"} if arguments.command == "stop" else WELL
+    return OK if all(program["state"] in wanted for program in answer["programs"]) else NOT_RUNNING
+
+
+def _tail(arguments: argparse.Namespace) -> int:
+    request = {"command": "tail", "names": arguments.names, "follow": arguments.follow}
+    for answer in ask(arguments.runtime_dir, request):
+        if not arguments.follow:
+            _print(arguments, answer, "\n".join(answer["lines"]))
+        elif "line" in answer:
+            _print(arguments, answer, answer["line"])
+            sys.stdout.flush()
+    return OK
+
+
+def _shutdown(arguments: argparse.Namespace) -> int:
+    """Waits until the supervisor has closed its socket for good, which is its last act but one."""
+    list(ask(arguments.runtime_dir, {"command": "shutdown"}))
+    _print(arguments, {"shutdown": True}, "the supervisor stops")
+    return OK
+
+
+def _version(arguments: argparse.Namespace) -> int:
+    answer = _ask_once(arguments, "version")
+    both = {"ebpfctl": supervisor.__version__, "supervisor": answer["version"]}
+    _print(arguments, both, f"ebpfctl {both['ebpfctl']}, supervisor {both['supervisor']}")
+    return OK

@@ -1,0 +1,1 @@
+"""The kernel side: attach plans, loaders, maps as arrays, identities of processes."""

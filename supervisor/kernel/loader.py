@@ -1,0 +1,355 @@
+"""The loader: compiles one program with BCC, attaches it by the best plan that really works, hands all
+descriptors over, and ends, so that LLVM's memory goes with it. The only module that imports bcc.
+
+It runs as root in a process and a mount namespace of its own: the tracefs and bpffs that BCC needs are
+mounted there, out of everybody's sight, and are gone with the process however it ends.
+"""
+
+import contextlib
+import ctypes
+import errno
+import os
+import platform
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from supervisor import linux
+from supervisor.errors import Unavailable
+from supervisor.kernel.handover import Loaded
+from supervisor.kernel.maps import KernelMap, MapInfo
+from supervisor.kernel.plans import (
+    Family,
+    Hook,
+    HookReport,
+    Mode,
+    Plan,
+    Target,
+    choose,
+    function_name,
+    glue,
+)
+
+SOURCES: Final = Path(__file__).resolve().parents[2] / "kernel_progs"
+TRACEFS: Final = Path("/sys/kernel/tracing")
+PINS: Final = Path("/sys/fs/bpf")
+
+# Values of the kernel's enum bpf_prog_type.
+_PROGRAM_TYPE: Final = {"kprobe": 2, "kretprobe": 2, "tracepoint": 5, "fentry": 26, "fexit": 26}
+# Index for bpf_attach_kprobe (libbcc's enum bpf_probe_attach_type).
+_PROBE_ENTRY: Final = 0
+_PROBE_RETURN: Final = 1
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to load.
+
+    defines: constants for the C source. shared: maps of the core program that this one uses, by name.
+    prepare: runs between loading and attaching, with the maps (fills a queue, for example).
+    finish: runs after attaching.
+    tag: stands in the name of every kprobe_events line that libbcc may have to write.
+    """
+
+    source: str
+    hooks: tuple[Hook, ...]
+    mode: Mode
+    families: tuple[Family, ...]
+    defines: Mapping[str, str | int]
+    shared: Mapping[str, KernelMap]
+    tag: str
+    prepare: Callable[["Tables"], None] | None = None
+    finish: Callable[["Tables"], None] | None = None
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The maps of a program while its loader runs."""
+
+    maps: Mapping[str, KernelMap]
+
+    def push(self, name: str, value: int) -> None:
+        """Puts a u32 into a queue map."""
+        bcc = _bcc()
+        if (
+            bcc.libbcc.lib.bpf_update_elem(self.maps[name].fd, None, ctypes.byref(ctypes.c_uint32(value)), 0)
+            < 0
+        ):
+            number = ctypes.get_errno()
+            raise OSError(number, f"queue {name}: {os.strerror(number)}")
+
+
+def load(request: Request) -> Loaded:
+    """Compiles, loads and attaches. Raises Unavailable with the reason when the kernel or the
+    compiler refuses all of it; a hook that cannot be had is a report in the result."""
+    _enter_namespace()
+    _pin(request.shared)
+    os.environ["BCC_KERNEL_SOURCE"] = str(SOURCES)
+    candidates, missing = _candidates(request)
+    module = _compile(request, candidates)
+    maps = _maps(module, request.shared)
+    tables = Tables({**request.shared, **maps})
+    if request.prepare:
+        request.prepare(tables)
+    attacher = _Attacher(module, request)
+    reports = missing + attacher.attach_hooks(candidates, tables)
+    if request.finish:
+        request.finish(tables)
+    return Loaded(maps, attacher.links, reports)
+
+
+def _bcc() -> Any:
+    import bcc
+
+    return bcc
+
+
+def _enter_namespace() -> None:
+    """A mount namespace of our own, with tracefs and an empty bpffs."""
+    try:
+        linux.unshare(linux.CLONE_NEWNS)
+        linux.mount("none", "/", None, linux.MS_REC | linux.MS_PRIVATE)
+        flags = linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC
+        if not (TRACEFS / "events").is_dir():
+            linux.mount("tracefs", str(TRACEFS), "tracefs", flags)
+        linux.mount("bpf", str(PINS), "bpf", flags)
+    except OSError as error:
+        raise Unavailable(f"no private mount namespace with tracefs and bpffs: {error.strerror}") from error
+
+
+def _pin(shared: Mapping[str, KernelMap]) -> None:
+    """BCC takes over maps of another process by a pinned path only."""
+    try:
+        for name, held in shared.items():
+            linux.bpf_pin(held.fd, str(PINS / name))
+    except OSError as error:
+        raise Unavailable(f"cannot share the identity maps: {error.strerror}") from error
+
+
+def _candidates(request: Request) -> tuple[dict[str, list[Plan]], list[HookReport]]:
+    """For each hook the plans worth compiling, with those targets that exist; and why others are not."""
+    symbols = _kernel_functions()
+    plans: dict[str, list[Plan]] = {}
+    reports: list[HookReport] = []
+    for hook in request.hooks:
+        plans[hook.name] = []
+        declared = hook.plans(request.mode)
+        allowed = choose(declared, request.families)
+        if declared and not allowed:
+            wanted = " or ".join(request.families)
+            reports.append(HookReport(hook.name, wanted, "", False, f"this hook has no {wanted} plan"))
+        for plan in allowed:
+            lacking = [t for t in plan.targets if not _exists(plan, t, symbols)]
+            required = [t for t in lacking if not t.optional]
+            reports += [
+                HookReport(hook.name, plan.mechanism, t.symbol, False, "this kernel does not have it")
+                for t in required
+            ]
+            if not required:
+                present = tuple(t for t in plan.targets if t not in lacking)
+                plans[hook.name].append(Plan(plan.mechanism, present))
+    return plans, reports
+
+
+def _kernel_functions() -> frozenset[str]:
+    """Names of the kernel's functions (text symbols of /proc/kallsyms)."""
+    with Path("/proc/kallsyms").open() as file:
+        fields = (line.split(maxsplit=3) for line in file)
+        return frozenset(name[2] for name in fields if name[1] in "TtWw")
+
+
+def _exists(plan: Plan, target: Target, symbols: frozenset[str]) -> bool:
+    if plan.mechanism == "tracepoint":
+        return (TRACEFS / "events" / target.symbol.replace(":", "/") / "format").exists()
+    return target.symbol in symbols
+
+
+def _compile(request: Request, candidates: Mapping[str, list[Plan]]) -> Any:
+    bcc = _bcc()
+
+    class Module(bcc.BPF):  # type: ignore[misc, name-defined]
+        """A module that attaches nothing by itself on account of a function's name."""
+
+        def _trace_autoload(self) -> None:
+            return
+
+    by_name = {hook.name: hook for hook in request.hooks}
+    functions = "".join(
+        glue(by_name[name], plan, target)
+        for name, plans in candidates.items()
+        for plan in plans
+        for target in plan.targets
+    )
+    text = f"#include <linux/ptrace.h>\n{expand(SOURCES / request.source)}\n{functions}"
+    flags = [f"-D{name}={value}" for name, value in request.defines.items()]
+    flags += [f"-DARCH_{platform.machine().upper()}", f"-I{SOURCES / 'include'}", *_system_includes()]
+    try:
+        return Module(text=text.encode(), cflags=flags)
+    except Exception as error:  # BCC raises nothing more precise
+        raise Unavailable(f"{request.source} does not compile here: {error}") from error
+
+
+def expand(source: Path, seen: set[Path] | None = None) -> str:
+    """The text of a C source with its own headers put in place, each once: BCC rewrites map accesses
+    in the main file only, and leaves those of included files as calls that no kernel takes."""
+    seen = set() if seen is None else seen
+    lines = []
+    for line in source.read_text().splitlines(keepends=True):
+        if not line.startswith('#include "'):
+            lines.append(line if line != "#pragma once\n" else "")
+            continue
+        header = SOURCES / "include" / line.split('"')[1]
+        if header not in seen:
+            seen.add(header)
+            lines.append(expand(header, seen))
+    return "".join(lines)
+
+
+def _system_includes() -> list[str]:
+    """Debian's linux-libc-dev keeps asm/ in the folder of the architecture."""
+    folders = [Path("/usr/include"), Path(f"/usr/include/{platform.machine()}-linux-gnu")]
+    return [word for folder in folders if folder.is_dir() for word in ("-isystem", str(folder))]
+
+
+def _maps(module: Any, shared: Mapping[str, KernelMap]) -> dict[str, KernelMap]:
+    """Every map that the module made, by name, with a descriptor each."""
+    lib = _bcc().libbcc.lib
+    # BCC's own module does not declare these two; undeclared, ctypes cuts pointers to 32 bits.
+    lib.bpf_num_tables.argtypes = [ctypes.c_void_p]
+    lib.bpf_table_name.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    lib.bpf_table_name.restype = ctypes.c_char_p
+    lib.bpf_table_leaf_size_id.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    lib.bpf_table_leaf_size_id.restype = ctypes.c_size_t
+    lib.bpf_table_fd_id.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    found: dict[str, KernelMap] = {}
+    for number in range(lib.bpf_num_tables(module.module)):
+        name = lib.bpf_table_name(module.module, number).decode()
+        if name in shared:
+            continue
+        handle = lib.bpf_table_id(module.module, name.encode())
+        info = MapInfo(
+            name,
+            lib.bpf_table_max_entries_id(module.module, handle),
+            lib.bpf_table_leaf_size_id(module.module, handle),
+            lib.bpf_table_flags_id(module.module, handle),
+        )
+        found[name] = KernelMap(info, lib.bpf_table_fd_id(module.module, handle))
+    return found
+
+
+class _Refused(Exception):
+    """This target cannot be attached here; the text is the reason."""
+
+
+class _Attacher:
+    """Attaches hooks and keeps the descriptors that hold them."""
+
+    def __init__(self, module: Any, request: Request) -> None:
+        self._module = module
+        self._request = request
+        self._loaded: dict[str, int] = {}
+        self.links: list[int] = []
+
+    def attach_hooks(self, candidates: Mapping[str, list[Plan]], tables: Tables) -> list[HookReport]:
+        reports: list[HookReport] = []
+        for hook in self._request.hooks:
+            reports += self._attach_hook(hook, candidates[hook.name], tables)
+        return reports
+
+    def _attach_hook(self, hook: Hook, plans: list[Plan], tables: Tables) -> list[HookReport]:
+        """Tries the plans in their order until one works."""
+        reports: list[HookReport] = []
+        for plan in plans:
+            links: list[int] = []
+            target = plan.targets[0]
+            try:
+                for target in plan.targets:
+                    links.append(self._attach(hook, plan, target))
+                if not fires(hook, tables):
+                    raise _Refused("it is attached but does not see the event that the start made")
+            except _Refused as refusal:
+                reports.append(HookReport(hook.name, plan.mechanism, target.symbol, False, str(refusal)))
+                for link in links:
+                    os.close(link)
+                continue
+            self.links += links
+            reports += [HookReport(hook.name, plan.mechanism, t.symbol, True) for t in plan.targets]
+            break
+        return reports
+
+    def _attach(self, hook: Hook, plan: Plan, target: Target) -> int:
+        program = self._load(plan, function_name(hook, plan, target))
+        lib = _bcc().libbcc.lib
+        ctypes.set_errno(0)
+        with _silenced():
+            if plan.family == "fentry":
+                link = lib.bpf_attach_kfunc(program)
+            elif plan.family == "kprobe":
+                kind = _PROBE_RETURN if plan.mechanism == "kretprobe" else _PROBE_ENTRY
+                event = f"{self._request.tag}_{'r' if kind else 'p'}_{target.symbol}"
+                link = lib.bpf_attach_kprobe(program, kind, event.encode(), target.symbol.encode(), 0, 0)
+            else:
+                category, event = target.symbol.split(":")
+                link = lib.bpf_attach_tracepoint(program, category.encode(), event.encode())
+        if link < 0:
+            raise _Refused(f"cannot attach: {_reason(ctypes.get_errno())}")
+        return int(link)
+
+    def _load(self, plan: Plan, name: str) -> int:
+        if name in self._loaded:
+            return self._loaded[name]
+        lib, module, encoded = _bcc().libbcc.lib, self._module.module, name.encode()
+        ctypes.set_errno(0)
+        with _silenced():
+            fd = lib.bcc_func_load(
+                module,
+                _PROGRAM_TYPE[plan.mechanism],
+                encoded,
+                lib.bpf_function_start(module, encoded),
+                lib.bpf_function_size(module, encoded),
+                lib.bpf_module_license(module),
+                lib.bpf_module_kern_version(module),
+                0,
+                None,
+                0,
+                None,
+                -1,
+            )
+        if fd < 0:
+            raise _Refused(f"cannot load: {_reason(ctypes.get_errno())}")
+        self._loaded[name] = fd
+        return int(fd)
+
+
+def fires(hook: Hook, tables: Tables) -> bool:
+    """Makes one event of the hook and looks for it among the counters. A plan that loads may never
+    fire: the kernel no longer calls the symbol, ftrace is switched off, kprobes are disabled."""
+    if hook.exercise is None:
+        return True
+    rows = tables.maps["rows"].words()
+    before = rows[:, hook.column].sum()
+    hook.exercise()
+    return bool(rows[:, hook.column].sum() > before)
+
+
+def _reason(number: int) -> str:
+    if number == errno.EPERM:
+        return "the kernel does not permit it (EPERM)"
+    if number in (errno.ENOENT, errno.ESRCH):
+        return f"the kernel does not offer it here ({errno.errorcode[number]})"
+    return f"{os.strerror(number)} ({errno.errorcode.get(number, number)})" if number else "refused by libbpf"
+
+
+@contextlib.contextmanager
+def _silenced() -> Iterator[None]:
+    """libbpf and libbcc write their view of a refusal to descriptor 2; the report has it already."""
+    kept = os.dup(2)
+    null = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(null)
+        os.close(kept)

@@ -1,0 +1,125 @@
+"""Hooks and the plans by which they can be attached, as data.
+
+A *hook* is one logical event ("open"). A *plan* is one way to see all of it: a function's entry or exit
+by trampoline (fentry, fexit) or by breakpoint (kprobe, kretprobe), or a set of tracepoints. The handler's
+body is written once in C; a *target* says how its arguments are had at that place, as C expressions over
+`args`: a `u64 *` for fentry and fexit (the function's arguments, then, for fexit, its result), a
+`struct pt_regs *` for kprobes, the tracepoint's own structure for tracepoints.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+Mechanism = Literal["fentry", "fexit", "kprobe", "kretprobe", "tracepoint"]
+Family = Literal["fentry", "kprobe", "tracepoint"]
+Mode = Literal["entry", "return"]
+
+FAMILY: Final[Mapping[Mechanism, Family]] = {
+    "fentry": "fentry",
+    "fexit": "fentry",
+    "kprobe": "kprobe",
+    "kretprobe": "kprobe",
+    "tracepoint": "tracepoint",
+}
+FAMILIES: Final[tuple[Family, ...]] = ("fentry", "kprobe", "tracepoint")
+
+
+@dataclass(frozen=True)
+class Target:
+    """One place in the kernel. symbol: a function, or `category:event` of a tracepoint."""
+
+    symbol: str
+    handler: str
+    arguments: str = ""
+    optional: bool = False  # may be missing: an older kernel, another processor
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All targets together see the hook's events, each once."""
+
+    mechanism: Mechanism
+    targets: tuple[Target, ...]
+
+    @property
+    def family(self) -> Family:
+        return FAMILY[self.mechanism]
+
+
+@dataclass(frozen=True)
+class Hook:
+    """One logical event.
+
+    entry, returning: the plans of each load mode, best first; an empty `entry` means that the hook
+    is used in return mode only.
+    exercise: makes one harmless event of it in the calling process, None where that cannot be done.
+    column: where the exercise must show, as index into the program's row.
+    """
+
+    name: str
+    entry: tuple[Plan, ...]
+    returning: tuple[Plan, ...]
+    exercise: Callable[[], None] | None = None
+    column: int = 0
+
+    def plans(self, mode: Mode) -> tuple[Plan, ...]:
+        return self.entry if mode == "entry" else self.returning
+
+
+@dataclass(frozen=True)
+class HookReport:
+    """What became of one target of one plan; shown by `status -v` and `check`."""
+
+    hook: str
+    plan: str
+    target: str
+    attached: bool
+    reason: str = ""
+
+
+def choose(plans: Iterable[Plan], families: Iterable[Family]) -> list[Plan]:
+    """Plans of the allowed families, in the order of the families when these are given by the user
+    (one family), else in the order of the declaration."""
+    allowed = set(families)
+    return [plan for plan in plans if plan.family in allowed]
+
+
+def function_name(hook: Hook, plan: Plan, target: Target) -> str:
+    """Name of the generated C function. libbcc reads the attach type and target of trampolines from it."""
+    if plan.mechanism == "fentry":
+        return f"kfunc__{target.symbol}"
+    if plan.mechanism == "fexit":
+        return f"kretfunc__{target.symbol}"
+    return f"{hook.name}__{plan.mechanism}__{target.symbol.replace(':', '__')}"
+
+
+def context_type(plan: Plan, target: Target) -> str:
+    """C type of `args`. A tracepoint's structure is asked for only where a field is used."""
+    if plan.mechanism in ("fentry", "fexit"):
+        return "u64"
+    if plan.mechanism in ("kprobe", "kretprobe"):
+        return "struct pt_regs"
+    if "args" in target.arguments:
+        return f"struct tracepoint__{target.symbol.replace(':', '__')}"
+    return "void"
+
+
+def glue(hook: Hook, plan: Plan, target: Target) -> str:
+    """C text of the function that is attached: it calls the handler, and nothing else."""
+    name, context = function_name(hook, plan, target), context_type(plan, target)
+    return f"int {name}({context} *args) {{ return {target.handler}({target.arguments}); }}\n"
+
+
+def function_plan(mechanism: Mechanism, symbol: str, handler: str, arguments: str = "") -> Plan:
+    """A plan with one function as its only target."""
+    return Plan(mechanism, (Target(symbol, handler, arguments),))
+
+
+def tracepoint_plan(handler: str, arguments: str, *events: str, optional: tuple[str, ...] = ()) -> Plan:
+    """A plan of tracepoints that all call one handler; `optional` ones need not exist."""
+    return Plan(
+        "tracepoint",
+        tuple(Target(event, handler, arguments) for event in events)
+        + tuple(Target(event, handler, arguments, optional=True) for event in optional),
+    )

@@ -1,0 +1,93 @@
+"""System calls that Python's os module lacks, each a thin typed wrapper that raises OSError."""
+
+import ctypes
+import os
+import platform
+from typing import Final
+
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+
+CLONE_NEWNS: Final = 0x00020000
+MS_NOSUID: Final = 2
+MS_NODEV: Final = 4
+MS_NOEXEC: Final = 8
+MS_REC: Final = 0x4000
+MS_PRIVATE: Final = 1 << 18
+
+PR_SET_PDEATHSIG: Final = 1
+PR_CAPBSET_READ: Final = 23
+PR_CAPBSET_DROP: Final = 24
+PR_SET_NO_NEW_PRIVS: Final = 38
+PR_SET_DUMPABLE: Final = 4
+
+_SYS_BPF: Final = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351}
+_BPF_OBJ_PIN: Final = 6
+
+_CAP_VERSION_3: Final = 0x20080522
+
+
+def _check(result: int, what: str) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+    return result
+
+
+def unshare(flags: int) -> None:
+    """unshare(2)."""
+    _check(_libc.unshare(flags), "unshare")
+
+
+def mount(source: str, target: str, kind: str | None, flags: int) -> None:
+    """mount(2) without data."""
+    encoded = None if kind is None else kind.encode()
+    _check(
+        _libc.mount(source.encode(), target.encode(), encoded, ctypes.c_ulong(flags), None),
+        f"mount {target}",
+    )
+
+
+def prctl(option: int, value: int = 0) -> int:
+    """prctl(2) with one argument; the unused ones must be 0."""
+    zero = ctypes.c_ulong(0)
+    return _check(_libc.prctl(option, ctypes.c_ulong(value), zero, zero, zero), f"prctl {option}")
+
+
+def drop_all_capabilities() -> None:
+    """Empties the permitted, effective and inheritable sets (capset(2)); the ambient set goes with them."""
+    header = (ctypes.c_uint32 * 2)(_CAP_VERSION_3, 0)
+    _check(_libc.capset(header, (ctypes.c_uint32 * 6)()), "capset")
+
+
+def drop_bounding_set() -> None:
+    """Removes every capability this kernel knows from the bounding set; needs CAP_SETPCAP."""
+    capability = 0
+    while _libc.prctl(PR_CAPBSET_READ, ctypes.c_ulong(capability), 0, 0, 0) >= 0:
+        prctl(PR_CAPBSET_DROP, capability)
+        capability += 1
+
+
+def close_all_but(keep: set[int]) -> None:
+    """Closes every descriptor that is not in `keep`."""
+    first = 0
+    for descriptor in sorted(keep):
+        if first < descriptor:
+            os.closerange(first, descriptor)
+        first = descriptor + 1
+    os.closerange(first, os.sysconf("SC_OPEN_MAX"))
+
+
+class _PinAttribute(ctypes.Structure):
+    """The members of union bpf_attr that BPF_OBJ_PIN reads (bpf(2))."""
+
+    _fields_ = (("pathname", ctypes.c_uint64), ("bpf_fd", ctypes.c_uint32), ("file_flags", ctypes.c_uint32))
+
+
+def bpf_pin(fd: int, path: str) -> None:
+    """Gives a BPF object a name in a bpffs."""
+    name = ctypes.create_string_buffer(path.encode())
+    attribute = _PinAttribute(ctypes.addressof(name), fd, 0)
+    number = _SYS_BPF[platform.machine()]
+    _check(
+        _libc.syscall(number, _BPF_OBJ_PIN, ctypes.byref(attribute), ctypes.sizeof(attribute)), f"pin {path}"
+    )

@@ -1,0 +1,1 @@
+"""From worker to aggregator: samples, shared tables, and the ledger of what was taken."""

@@ -1,0 +1,47 @@
+"""Shared memory without a name: a memfd, sealed at its size, that children inherit."""
+
+import fcntl
+import mmap
+import os
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+# A child that could cut the file short would kill every other one that has mapped it (SIGBUS).
+_SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+_ALIGNMENT: Final = 64
+
+Field = tuple[Any, tuple[int, ...]]  # element type, shape
+
+
+def create(name: str, size_bytes: int) -> int:
+    """A descriptor of new zeroed memory; pages that nobody touches take no memory (memfd_create(2))."""
+    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(fd, size_bytes)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+    return fd
+
+
+def size_of(fields: Mapping[str, Field]) -> int:
+    """Bytes that `fields` take, laid out one after the other at 64-byte boundaries."""
+    return max(mmap.PAGESIZE, sum(_padded(field) for field in fields.values()))
+
+
+def views(fd: int, fields: Mapping[str, Field], *, writable: bool) -> dict[str, npt.NDArray[Any]]:
+    """The fields as arrays over the memory."""
+    protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+    memory = mmap.mmap(fd, size_of(fields), mmap.MAP_SHARED, protection)
+    found, offset = {}, 0
+    for name, (kind, shape) in fields.items():
+        count = int(np.prod(shape))
+        found[name] = np.frombuffer(memory, kind, count, offset).reshape(shape)
+        offset += _padded((kind, shape))
+    return found
+
+
+def _padded(field: Field) -> int:
+    kind, shape = field
+    size = int(np.prod(shape)) * np.dtype(kind).itemsize
+    return (size + _ALIGNMENT - 1) // _ALIGNMENT * _ALIGNMENT

@@ -1,0 +1,87 @@
+"""The message that announces a sample: one msgpack array.
+
+    [version, program, generation, sequence, tick, sampled_ns, rows, host, gauges, names, losses]
+
+host: the program's column sums, running; None for a column that this kernel or mode does not give.
+gauges: momentary values by name. names: device names by row.
+sampled_ns: monotonic, taken before the first counter was read. Everything is the kernel's running value:
+a message that is lost or repeated loses and doubles nothing.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgpack
+
+from supervisor.errors import SupervisorError
+
+VERSION: Final = 1
+
+
+class BadSample(SupervisorError):
+    """The message is none of ours."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    program: str
+    generation: int
+    sequence: int
+    tick: int
+    sampled_ns: int
+    rows: int
+    host: tuple[int | None, ...]
+    gauges: Mapping[str, int]
+    names: Mapping[int, str]
+    losses: int
+
+
+def pack(sample: Sample) -> bytes:
+    fields = (
+        VERSION,
+        sample.program,
+        sample.generation,
+        sample.sequence,
+        sample.tick,
+        sample.sampled_ns,
+        sample.rows,
+        sample.host,
+        dict(sample.gauges),
+        dict(sample.names),
+        sample.losses,
+    )
+    packed: bytes = msgpack.packb(fields)
+    return packed
+
+
+def unpack(message: bytes) -> Sample:
+    """Raises BadSample for anything that is not a sample of this version."""
+    try:
+        fields = msgpack.unpackb(message, strict_map_key=False)
+        version, program, *numbers, host, gauges, names, losses = fields
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        raise BadSample(f"not a sample: {error}") from error
+    if version != VERSION:
+        raise BadSample(f"sample of version {version!r}, expected {VERSION}")
+    sound = (
+        isinstance(program, str)
+        and len(numbers) == 5
+        and all(_natural(value) for value in (*numbers, losses))
+        and isinstance(host, list)
+        and all(value is None or _natural(value) for value in host)
+        and _mapping(gauges, str, _natural)
+        and _mapping(names, int, lambda name: isinstance(name, str))
+    )
+    if not sound:
+        raise BadSample("a field of the sample has the wrong type")
+    generation, sequence, tick, sampled_ns, rows = numbers
+    return Sample(program, generation, sequence, tick, sampled_ns, rows, tuple(host), gauges, names, losses)
+
+
+def _natural(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 64
+
+
+def _mapping(value: Any, key: type, fits: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(k, key) and fits(v) for k, v in value.items())

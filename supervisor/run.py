@@ -1,0 +1,61 @@
+"""One run of the supervisor, from the command line to the exit status."""
+
+import argparse
+import logging
+import os
+import resource
+import signal
+
+import setproctitle
+
+from supervisor import kprobe_events, logs, spawn
+from supervisor.arbiter import Arbiter, Options
+from supervisor.config.model import Config
+from supervisor.kernel.plans import FAMILIES, Family
+from supervisor.runtime_dir import RuntimeDir
+from workers.registry import all_programs
+
+log = logging.getLogger("ebpf-supervisor")
+
+
+def run(arguments: argparse.Namespace, config: Config) -> int:
+    """Runs in the foreground; returns when everything of it has ended. Raises SupervisorError."""
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    stream_fd = take_stdout()
+    logs.for_supervisor(config.supervision.loglevel)
+    setproctitle.setproctitle("ebpf-supervisor")
+    allow_locked_memory()
+    account = spawn.find_account(arguments.user)
+    directory = RuntimeDir(arguments.runtime_dir)
+    removed = directory.take(account)
+    try:
+        if not kprobe_events.PMU.exists():
+            removed += kprobe_events.clean(kprobe_events.tag(directory.path))
+        for what in removed:
+            log.warning("a run before this one was killed; removed %s", what)
+        options = Options(config, account, families(arguments.attach), stream_fd, arguments.ticks)
+        return Arbiter(options, all_programs(), directory).run()
+    finally:
+        directory.give_back()
+
+
+def allow_locked_memory() -> None:
+    """Before 5.11 maps and programs count as locked memory. Without CAP_SYS_RESOURCE the limit can only be
+    used up to what it is."""
+    try:
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    except ValueError:
+        hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)[1]
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (hard, hard))
+
+
+def families(attach: str | None) -> tuple[Family, ...]:
+    """The families of plans that may be used; a hook without one of them is unavailable."""
+    return tuple(family for family in FAMILIES if attach in (None, "auto", family))
+
+
+def take_stdout() -> int:
+    """Moves the stream away from descriptor 1 before anything can print: what does, goes to stderr."""
+    stream = os.dup(1)
+    os.dup2(2, 1)
+    return stream

@@ -1,0 +1,116 @@
+"""The runtime directory: who may enter, what stands in it, and what a killed run has left there.
+
+RUNTIME_DIR/             root, 0755
+    lock                 held (flock) by the supervisor, with its pid
+    control.sock         root:ebpf-supervisor 0660
+    samples/             the workers' account, 0700
+        samples.sock
+"""
+
+import errno
+import fcntl
+import os
+from pathlib import Path
+from typing import Final
+
+from supervisor.errors import AlreadyRunning, SupervisorError
+from supervisor.spawn import Account
+
+DEFAULT: Final = Path("/run/ebpf-supervisor")
+CONTROL: Final = "control.sock"
+SAMPLES: Final = "samples"
+_LOCK: Final = "lock"
+# A socket's path has 107 bytes (unix(7)).
+_SOCKET_PATH_BYTES: Final = 107
+
+
+class RuntimeDir:
+    """Held while the supervisor lives."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+        self.control = self.path / CONTROL
+        self.samples = self.path / SAMPLES / "samples.sock"
+        self._lock_fd = -1
+        self._made = False
+        if len(os.fsencode(self.samples)) > _SOCKET_PATH_BYTES:
+            raise SupervisorError(
+                f"{self.path}: too long for the path of a socket; choose a shorter --runtime-dir"
+            )
+
+    def take(self, account: Account) -> list[str]:
+        """Makes and locks it, and removes what a killed run has left; says what that was.
+        Raises AlreadyRunning, and SupervisorError when it cannot be made."""
+        try:
+            self._made = not self.path.exists()
+            self.path.mkdir(mode=0o755, parents=True, exist_ok=True)
+            self._lock()
+            removed = self._clear()
+            samples = self.samples.parent
+            samples.mkdir(mode=0o700)
+            os.chown(samples, account.uid, account.gid)
+        except OSError as error:
+            raise SupervisorError(
+                f"{self.path}: the runtime directory cannot be used: {error.strerror}; choose another one "
+                "with --runtime-dir"
+            ) from error
+        return removed
+
+    def _lock(self) -> None:
+        self._lock_fd = os.open(
+            self.path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644
+        )
+        try:
+            fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                raise
+            owner = os.read(self._lock_fd, 20).decode("ascii", "replace").strip()
+            os.close(self._lock_fd)
+            self._lock_fd = -1
+            raise AlreadyRunning(
+                f"{self.path}: a supervisor runs there already (pid {owner or 'unknown'}); "
+                "stop it with `ebpfctl shutdown`, or choose another --runtime-dir"
+            ) from error
+        os.ftruncate(self._lock_fd, 0)
+        os.pwrite(self._lock_fd, f"{os.getpid()}\n".encode(), 0)
+
+    def _clear(self) -> list[str]:
+        removed = []
+        for path in (self.control, self.samples):
+            if os.path.lexists(path):
+                path.unlink()
+                removed.append(f"socket {path}")
+        if self.samples.parent.is_dir():
+            for stray in self.samples.parent.iterdir():
+                stray.unlink()
+            self.samples.parent.rmdir()
+        return removed
+
+    def give_back(self) -> None:
+        """Removes all of it; the directory too if this run made it."""
+        self._clear()
+        (self.path / _LOCK).unlink(missing_ok=True)
+        if self._made:
+            try:
+                self.path.rmdir()
+            except OSError as error:
+                if error.errno != errno.ENOTEMPTY:
+                    raise
+        os.close(self._lock_fd)
+
+    def clean(self) -> list[str]:
+        """Takes it only to give it back."""
+        stale = os.path.lexists(self.path / _LOCK)
+        self._made = True
+        self._lock()
+        removed = self._clear()
+        self.give_back()
+        return [*removed, *([f"lock {self.path / _LOCK}"] if stale else [])]
+
+
+def clean(path: Path) -> list[str]:
+    """What a killed run has left in `path` is removed; says what. Raises AlreadyRunning."""
+    if not path.is_dir():
+        return []
+    return RuntimeDir(path).clean()

@@ -1,0 +1,73 @@
+"""The tables that people read: of `status`, and of hooks. They need the answer only, no supervisor."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+COLUMNS: Final = (
+    "NAME",
+    "STATE",
+    "PID",
+    "UPTIME",
+    "RESTARTS",
+    "RATE",
+    "CPU%",
+    "RSS",
+    "KERNEL",
+    "DESCRIPTION",
+)
+
+
+def table(answer: Mapping[str, Any], verbose: bool) -> str:
+    """The table that `ebpfctl status` prints; with the hooks below it when verbose."""
+    rows = [COLUMNS, *(_row(program) for program in answer["programs"])]
+    text = _aligned(rows)
+    return text + hooks_table(answer["programs"]) if verbose else text
+
+
+def _row(program: Mapping[str, Any]) -> tuple[str, ...]:
+    alive = program["pid"] is not None
+    uptime_s = program["uptime_s"]
+    share = 100 * program["cpu_s"] / uptime_s if alive and uptime_s else 0.0
+    return (
+        program["name"],
+        program["state"],
+        str(program["pid"]) if alive else "-",
+        duration(uptime_s) if alive else "-",
+        str(program["restarts"]),
+        f"{program['rate']:.0f}/s" if alive else "-",
+        f"{share:.1f}" if alive else "-",
+        size(program["rss_bytes"]) if alive else "-",
+        size(program["kernel_bytes"]) if program["kernel_bytes"] else "-",
+        program["description"],
+    )
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join(lines) + "\n"
+
+
+def hooks_table(programs: Sequence[Mapping[str, Any]]) -> str:
+    rows = [("PROGRAM", "HOOK", "PLAN", "TARGET", "ATTACHED", "REASON")]
+    rows += [
+        (p["name"], h["hook"], h["plan"], h["target"] or "-", "yes" if h["attached"] else "no", h["reason"])
+        for p in programs
+        for h in p["hooks"]
+    ]
+    return "\n" + _aligned(rows)
+
+
+def duration(seconds: float) -> str:
+    """1:02:03, or days before it."""
+    minutes, rest_s = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    clock = f"{hours}:{minutes:02}:{rest_s:02}"
+    return f"{days}d {clock}" if days else clock
+
+
+def size(amount_bytes: int) -> str:
+    """In MB with one decimal below 10, as ps and top users read it."""
+    megabytes = amount_bytes / 1e6
+    return f"{megabytes:.1f}MB" if megabytes < 10 else f"{megabytes:.0f}MB"

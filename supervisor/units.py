@@ -1,0 +1,333 @@
+"""The two kinds of units: programs, each with a loader and a worker, and the aggregator."""
+
+import dataclasses
+import logging
+import os
+import socket
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from supervisor import spawn
+from supervisor.aggregator import main as aggregator
+from supervisor.aggregator.account import Storage
+from supervisor.config.model import ProgramConfig, Supervision
+from supervisor.errors import SupervisorError, Unavailable
+from supervisor.kernel import handover, loader, maps
+from supervisor.kernel.handover import Loaded
+from supervisor.kernel.maps import KernelMap
+from supervisor.kernel.plans import Family, HookReport
+from supervisor.loop import Loop
+from supervisor.spawn import Account
+from supervisor.states import State
+from supervisor.unit import Unit
+from workers import base
+from workers.declaration import Program
+
+log = logging.getLogger("ebpf-supervisor")
+
+LoaderMain = Callable[[], Loaded]
+
+
+@dataclasses.dataclass(frozen=True)
+class House:
+    """What all units share."""
+
+    loop: Loop
+    settings: Supervision
+    account: Account
+    samples_path: Path
+    lifeline: socket.socket  # the children's end; ours is held open by the arbiter
+    families: tuple[Family, ...]
+    tag: str
+    changed: Callable[[Unit], None]
+
+
+def run_loader(channel: socket.socket, request: loader.Request) -> int:
+    """Main function of a loader process."""
+    try:
+        loaded = loader.load(request)
+    except Unavailable as error:
+        loaded = Loaded(error=str(error))
+    handover.send(channel, loaded)
+    return 0
+
+
+class LoadingUnit(Unit):
+    """A unit whose kernel objects come from a loader and are owned by the supervisor."""
+
+    def __init__(self, name: str, house: House) -> None:
+        super().__init__(name, house.loop, house.settings, house.changed)
+        self.house = house
+        self.loaded: Loaded | None = None
+        self.hooks: list[HookReport] = []
+        self.kernel_bytes = 0
+        self._channel: socket.socket | None = None
+
+    def request(self) -> loader.Request:
+        raise NotImplementedError
+
+    def accepted(self) -> None:
+        """The kernel objects are there."""
+        raise NotImplementedError
+
+    def load(self) -> None:
+        """Forks the loader."""
+        request = self.request()
+        ours, theirs = spawn.socket_pair(socket.SOCK_SEQPACKET)
+        keep = {theirs.fileno(), *(held.fd for held in request.shared.values())}
+        child = spawn.spawn(
+            f"loader {self.name}",
+            lambda: run_loader(theirs, request),
+            keep,
+            None,
+            self.house.settings.loglevel,
+        )
+        theirs.close()
+        self._channel = ours
+        timeout_s = self.house.settings.loader_timeout_secs
+        self.adopt(child, None, timeout_s, f"the loader did not finish within {timeout_s:g} s")
+
+    def ended(self, how: str) -> None:
+        if self._channel is None:
+            super().ended(how)
+            return
+        channel, self._channel = self._channel, None
+        try:
+            loaded = handover.receive(channel)
+        except (SupervisorError, OSError) as error:
+            self.failed(str(error))
+            return
+        finally:
+            channel.close()
+        if loaded is None:
+            self.failed(f"the loader ended with {how}" if how else "the loader ended without a word")
+        else:
+            self._take(loaded)
+
+    def _take(self, loaded: Loaded) -> None:
+        self.hooks = loaded.hooks
+        for hook in loaded.hooks:
+            if not hook.attached:
+                log.debug("%s: hook %s: %s %s: %s", self.name, hook.hook, hook.plan, hook.target, hook.reason)
+        if loaded.error or not any(hook.attached for hook in loaded.hooks):
+            loaded.close()
+            self.unavailable(loaded.error or lacking(loaded.hooks))
+            return
+        self.loaded = loaded
+        self.kernel_bytes = sum(maps.kernel_bytes(held.fd) for held in loaded.maps.values())
+        self.accepted()
+
+    def unload(self) -> None:
+        """Detaches and frees everything in the kernel."""
+        if self._channel:
+            self._channel.close()
+            self._channel = None
+        if self.loaded:
+            self.loaded.close()
+            self.loaded, self.kernel_bytes = None, 0
+
+
+def lacking(hooks: list[HookReport]) -> str:
+    """Why a program with none of its hooks is not available."""
+    reasons = dict.fromkeys(
+        f"{h.plan} {h.target}: {h.reason}".replace(" :", ":") for h in hooks if not h.attached
+    )
+    return "; ".join(reasons) or "it has no hook in this mode"
+
+
+class CoreUnit(LoadingUnit):
+    """The identity program: it has kernel objects and no worker. RUNNING means that they are there."""
+
+    def __init__(
+        self, house: House, make_request: Callable[[], loader.Request], ready: Callable[[], None]
+    ) -> None:
+        super().__init__("task", house)
+        self._make_request = make_request
+        self._ready_call = ready
+
+    def request(self) -> loader.Request:
+        return self._make_request()
+
+    def launch(self) -> None:
+        self.load()
+
+    def accepted(self) -> None:
+        missing = [hook.hook for hook in self.hooks if not hook.attached]
+        if missing:
+            self.unload()
+            self.unavailable(f"processes cannot be followed: {lacking(self.hooks)}")
+        else:
+            self.enter(State.RUNNING, "identities are kept")
+        self._ready_call()
+
+    def unavailable(self, why: str) -> None:
+        super().unavailable(why)
+        self._ready_call()
+
+
+class ProgramUnit(LoadingUnit):
+    """A program. Its kernel objects stay while workers come and go."""
+
+    def __init__(
+        self,
+        number: int,
+        program: Program,
+        config: ProgramConfig,
+        storage: Storage,
+        house: House,
+        core: CoreUnit,
+        defines: Mapping[str, str | int],
+        attached: Callable[[int, int], None],
+    ) -> None:
+        super().__init__(program.name, house)
+        self.number = number
+        self.program = program
+        self.config = config
+        self.storage = storage
+        self.generation = 0
+        self._core = core
+        self._defines = defines
+        self._attached = attached
+
+    def launch(self) -> None:
+        """Loads what is not loaded, then the worker; a program of processes waits for the identities."""
+        if self.loaded:
+            self._start_worker()
+        elif self.program.kind == "slot" and self._core.loaded is None:
+            if self._core.state is State.UNAVAILABLE:
+                self.unavailable(self._core.description)
+            else:
+                self.description = "waiting for the identities of processes"
+        else:
+            self.load()
+
+    def core_is_ready(self) -> None:
+        """Goes on with a start that waited."""
+        if self.state is State.STARTING and self.child is None:
+            self.launch()
+
+    def request(self) -> loader.Request:
+        shared: dict[str, KernelMap] = {}
+        if self.program.kind == "slot" and self._core.loaded:
+            shared = {"slot_of_pid": self._core.loaded.maps["slot_of_pid"]}
+        queues = self.program.prepare
+
+        def prepare(tables: loader.Tables) -> None:
+            for queue, values in queues.items():
+                for value in values:
+                    tables.push(queue, value)
+
+        return loader.Request(
+            self.program.source,
+            self.program.hooks,
+            self.config.load_mode,
+            self.house.families,
+            self._defines,
+            shared,
+            f"{self.house.tag}_{self.name}",
+            prepare,
+        )
+
+    def accepted(self) -> None:
+        self.generation += 1
+        self._attached(self.number, self.generation)
+        try:
+            self._start_worker()
+        except OSError as error:
+            self.failed(f"the worker cannot be started: {error.strerror}")
+
+    def columns(self) -> frozenset[int]:
+        """Those that this kernel gives in this mode."""
+        attached = {hook.hook for hook in self.hooks if hook.attached}
+        returning = self.config.load_mode == "return"
+        return frozenset(
+            index
+            for index, column in enumerate(self.program.columns)
+            if column.hook in attached and (returning or not column.return_mode_only)
+        )
+
+    def _start_worker(self) -> None:
+        ours, theirs = spawn.socket_pair()
+        assignment = base.Assignment(
+            program=self.program,
+            generation=self.generation,
+            columns=self.columns(),
+            maps=self._worker_maps(),
+            table_fd=self.storage.table_fd,
+            table_shape=self.storage.table_shape,
+            ledger_fd=self.storage.ledger_fd,
+            ledger_shape=self.storage.ledger_shape,
+            samples_path=self.house.samples_path,
+            update_every_s=self.config.update_every_s,
+            ready=theirs,
+            lifeline=self.house.lifeline,
+        )
+        child = spawn.spawn(
+            f"worker {self.name}",
+            lambda: base.run(assignment),
+            assignment.descriptors(),
+            self.house.account,
+            self.house.settings.loglevel,
+        )
+        theirs.close()
+        self.adopt_worker(child, ours)
+
+    def _worker_maps(self) -> dict[str, KernelMap]:
+        own = self.loaded.maps if self.loaded else {}
+        core = self._core.loaded.maps if self._core.loaded else {}
+        return {name: own.get(name) or core[name] for name in self.program.maps}
+
+    def running_description(self) -> str:
+        plans = dict.fromkeys(hook.plan for hook in self.hooks if hook.attached)
+        attached = sum(hook.attached for hook in self.hooks)
+        text = f"{attached} hooks ({', '.join(plans)})"
+        missing = (
+            dict.fromkeys(h.hook for h in self.hooks if not h.attached)
+            - dict.fromkeys(h.hook for h in self.hooks if h.attached).keys()
+        )
+        return f"{text}; without {', '.join(sorted(missing))}" if missing else text
+
+    def stopped(self) -> None:
+        self.unload()
+        self._attached(self.number, 0)
+
+
+class AggregatorUnit(Unit):
+    """The aggregator. `done` is called when it says that all is over: no reader, or the last frame sent."""
+
+    def __init__(
+        self,
+        house: House,
+        assign: Callable[[socket.socket], aggregator.Assignment],
+        done: Callable[[], None],
+    ) -> None:
+        super().__init__("aggregator", house.loop, house.settings, house.changed)
+        self.house = house
+        self._assign = assign
+        self._done = done
+
+    def launch(self) -> None:
+        ours, theirs = spawn.socket_pair()
+        assignment = self._assign(theirs)
+        child = spawn.spawn(
+            "aggregator",
+            lambda: aggregator.run(assignment),
+            assignment.descriptors(),
+            self.house.account,
+            self.house.settings.loglevel,
+        )
+        theirs.close()
+        self.adopt_worker(child, ours)
+
+    def ended(self, how: str) -> None:
+        if how:
+            super().ended(how)
+            return
+        self.enter(State.STOPPING, "its work is done")
+        self.enter(State.STOPPED, "stopped")
+        self._done()
+
+
+def close_storage(storage: Storage) -> None:
+    os.close(storage.table_fd)
+    os.close(storage.ledger_fd)

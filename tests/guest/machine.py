@@ -1,0 +1,212 @@
+"""Runs one command in a guest: boot, command, power-off.
+
+The guest is a Debian kernel under qemu's emulation (TCG, no KVM needed) with the host's files as its root,
+booted by virtme-ng; enter.sh says what the command finds there. The folder SHARED is the only way out of it:
+
+    SHARED/command      what the guest runs (written here)
+    SHARED/stdout       its output, whole; the serial console would mangle long lines
+    SHARED/stderr
+    SHARED/exit_code    written last; absent if the guest did not get that far
+"""
+
+import functools
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from tests.guest.kernels import SYSTEM_PATH, GuestKernel, KernelUnavailableError, ensure
+
+CHECKOUT: Final = Path(__file__).resolve().parents[2]
+ENTER: Final = Path(__file__).resolve().with_name("enter.sh")
+
+# Devices of the emulated board that nothing here needs: udev would load their modules, crypto self-tests
+# among them, 3 s of boot. A command that wants one still gets it by name.
+UNNEEDED_MODULES: Final = (
+    "kvm,kvm_amd,kvm_intel,ccp,ahci,libahci,libata,sr_mod,sg,psmouse,evdev,serio_raw,pcspkr,button,"
+    "qemu_fw_cfg,i2c_i801,lpc_ich,iTCO_wdt,i6300esb,powernow_k8,acpi_cpufreq,aesni_intel,"
+    "ghash_clmulni_intel,sha1_ssse3,sha256_ssse3,sha512_ssse3,crct10dif_pclmul,crc32_pclmul"
+)
+
+ENVIRONMENT: Final[Mapping[str, str]] = {
+    "HOME": "/root",
+    "LANG": "C.UTF-8",
+    "PATH": SYSTEM_PATH,
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "TERM": "dumb",
+}
+
+# One guest instruction is 2 ns (1 << shift) of guest time; sleep=on lets idle time pass as on a real clock.
+ICOUNT: Final = ("-icount", "shift=1,sleep=on")
+
+# vng hands paths through a shell, qemu's option lists and the kernel's command line, each quoting in its own
+# way. That line ends at 2,048 characters, of which these paths are the part that can grow.
+PLAIN_PATH: Final = re.compile(r"/[A-Za-z0-9_./+@-]{,199}")
+
+
+@dataclass(frozen=True)
+class GuestResult:
+    """How a command in a guest ended."""
+
+    exit_code: int | None
+    """None: the guest did not finish (deadline, panic, no boot); 128 + n: ended by signal n."""
+    console: str
+    """What the kernel (warnings and worse) and the machinery said; for reading when something failed."""
+    seconds: float
+    stdout: Path
+    stderr: Path
+
+
+@functools.cache
+def available(kernel: str = "6.1") -> str:
+    """Say why this machine cannot boot guests, or "" if it can; fetches the kernel if it is not cached."""
+    for tool, package in (
+        ("qemu-system-x86_64", "qemu-system-x86"),
+        ("busybox", "busybox-static"),
+        ("modprobe", "kmod"),
+        ("udevadm", "udev"),
+        ("ip", "iproute2"),
+    ):
+        if shutil.which(tool, path=_search_path()) is None:
+            return f"{tool} not found (Debian's {package})"
+    if _vng() is None:
+        return "vng not found (virtme-ng on PyPI)"
+    if os.geteuid() != 0:
+        return "guests need root, to be root inside"
+    try:
+        ensure(kernel)
+    except KernelUnavailableError as error:
+        return f"no guest kernel: {error}"
+    return ""
+
+
+def run(
+    kernel: GuestKernel | str,
+    argv: Sequence[str],
+    *,
+    shared: Path,
+    timeout_s: float,
+    cpus: int = 2,
+    memory_mb: int = 2048,
+    icount: bool = False,
+    disks: Sequence[Path] = (),
+    env: Mapping[str, str] | None = None,
+) -> GuestResult:
+    """Boot a guest, run argv in it as root with the checkout as working directory, and power off.
+
+    `disks` are raw images: /dev/vda and on; what the guest writes stays in them. With `icount`, guest time is
+    a count of instructions and there is one virtual CPU, whatever `cpus` says. After `timeout_s` the guest is
+    ended; what it had written by then is in `shared`.
+    """
+    guest = ensure(kernel) if isinstance(kernel, str) else kernel
+    shared = shared.resolve()
+    shared.mkdir(parents=True, exist_ok=True)
+    for path in (shared, CHECKOUT, guest.image, guest.modules, *disks):
+        if not PLAIN_PATH.fullmatch(str(path.absolute())):
+            raise ValueError(f"{path}: too long for a guest, or not made of letters, digits and _./+@-")
+    stdout, stderr, exit_code = (shared / name for name in ("stdout", "stderr", "exit_code"))
+    for old in (stdout, stderr, exit_code):
+        old.unlink(missing_ok=True)
+    (shared / "command").write_text(_command(argv, {**ENVIRONMENT, **(env or {})}))
+
+    # vng keeps a file in TMPDIR and leaves it there when it is killed.
+    with tempfile.TemporaryDirectory(prefix="guest-") as scratch:
+        started = time.monotonic()
+        console = _boot(
+            _vng_command(guest, shared, 1 if icount else cpus, memory_mb, _qemu_options(icount, disks)),
+            {**os.environ, "PATH": _search_path(), "TMPDIR": scratch},
+            timeout_s,
+        )
+        seconds = time.monotonic() - started
+    code = int(exit_code.read_text()) if exit_code.exists() else None
+    return GuestResult(code, console, seconds, stdout, stderr)
+
+
+def _command(argv: Sequence[str], env: Mapping[str, str]) -> str:
+    settings = [f"{name}={value}" for name, value in env.items()]
+    return f"cd {shlex.quote(str(CHECKOUT))} && exec env -i {shlex.join([*settings, *argv])}\n"
+
+
+def _vng_command(
+    guest: GuestKernel, shared: Path, cpus: int, memory_mb: int, qemu_options: Sequence[str]
+) -> list[str]:
+    vng = _vng()
+    if vng is None:
+        raise FileNotFoundError("vng not found (virtme-ng on PyPI)")
+    entry = ["/bin/sh", str(ENTER), str(shared), str(CHECKOUT), str(guest.modules), guest.version]
+    return [
+        str(vng),
+        "--verbose",  # without it the kernel's console goes nowhere, and a panic with it
+        "--append=loglevel=4",
+        f"--append=modprobe.blacklist={UNNEEDED_MODULES}",
+        f"--run={guest.image}",
+        "--name=guest",
+        "--user=root",
+        "--disable-kvm",
+        "--force-9p",  # else it waits 5 s for bookworm's virtiofsd, which cannot do what it wants
+        f"--cpus={cpus}",
+        f"--memory={memory_mb}M",
+        "--cwd=/",
+        f"--rwdir={shared}",
+        "--qemu-opts=" + shlex.join(qemu_options),
+        "--exec=" + shlex.join(entry),
+    ]
+
+
+def _qemu_options(icount: bool, disks: Sequence[Path]) -> list[str]:
+    options = [
+        "-nodefaults",
+        *("-fsdev", "local,id=hostroot,path=/,security_model=none,readonly=on,multidevs=remap"),
+        *("-device", "virtio-9p-pci,fsdev=hostroot,mount_tag=hostroot"),
+    ]
+    for number, disk in enumerate(disks):
+        # Not vng's --disk: it lets qemu guess the format, and then the first block cannot be written.
+        options += ["-drive", f"if=none,id=guestdisk{number},format=raw,file={disk.absolute()}"]
+        options += ["-device", f"virtio-blk-pci,drive=guestdisk{number},serial=guestdisk{number}"]
+    return [*options, *(ICOUNT if icount else ())]
+
+
+def _boot(command: Sequence[str], env: Mapping[str, str], timeout_s: float) -> str:
+    """Run vng to its end or to the deadline, and return what it and the guest's console said."""
+    process = subprocess.Popen(
+        command,
+        cwd="/",
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,  # a pipe: qemu opens it again by name, several times
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    try:
+        output, _ = process.communicate(timeout=timeout_s)
+    except BaseException as error:
+        # vng has not been reaped, so its session's number cannot have passed to anyone else.
+        os.killpg(process.pid, signal.SIGKILL)
+        output, _ = process.communicate()
+        if not isinstance(error, subprocess.TimeoutExpired):
+            raise
+    return output.decode(errors="replace")
+
+
+def _vng() -> Path | None:
+    beside = Path(sys.executable).with_name("vng")
+    if beside.is_file():
+        return beside
+    found = shutil.which("vng")
+    return Path(found) if found else None
+
+
+def _search_path() -> str:
+    """PATH for vng: it calls virtme-run beside itself, and modprobe and depmod from the system's folders."""
+    vng = _vng()
+    folders = [str(vng.parent)] if vng else []
+    return ":".join([*folders, os.environ.get("PATH", ""), SYSTEM_PATH])

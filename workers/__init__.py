@@ -1,0 +1,1 @@
+"""The programs: each a small declaration of its hooks, rows and charts."""

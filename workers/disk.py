@@ -1,0 +1,91 @@
+"""disk: latency of block requests, a histogram for each device."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from supervisor.kernel.maps import Maps, U64Array
+from supervisor.kernel.plans import Hook, tracepoint_plan
+from workers.declaration import Chart, Column, Program, counted
+
+# Netdata's labels of bins that double from 1 us on; a request of n us is in the bin whose label contains n.
+LABELS = (
+    *(f"{low}us->{high}us" for low, high in ((0, 1), *((1 << n, 2 << n) for n in range(9)))),
+    "512us->1ms",
+    *(f"{(1 << n) // 1000}ms->{(2 << n) // 1000}ms" for n in range(10, 19)),
+    "524ms->1s",
+    "1s->2s",
+    "2s->4s",
+    "4s->+Inf",
+)
+_DISKS = 256
+_MINOR_BITS = 20  # of the kernel's own dev_t (include/linux/kdev_t.h)
+
+_ISSUE = tracepoint_plan("on_issue", "args->dev, args->sector", "block:block_rq_issue")
+_REQUEUE = tracepoint_plan("on_requeue", "args->dev, args->sector", "block:block_rq_requeue")
+_COMPLETE = tracepoint_plan("on_complete", "args->dev, args->sector", "block:block_rq_complete")
+
+
+def _histograms(maps: Maps) -> U64Array:
+    """Requests by device row and bin: u64 [256, 24]."""
+    return maps["disks"].words()[:, 2:]
+
+
+def _names(maps: Maps) -> Mapping[int, str]:
+    """Names of the devices that have a row. The kernel's name may hold "!" where the device file has "/"."""
+    known = {}
+    for row, dev in enumerate(maps["disks"].words()[:, 0].tolist()):
+        if dev:
+            number = f"{(dev - 1) >> _MINOR_BITS}:{(dev - 1) & ((1 << _MINOR_BITS) - 1)}"
+            known[row] = _name(number)
+    return known
+
+
+def _name(number: str) -> str:
+    """The device's name by its number, or the number itself when the device has gone (sysfs(5))."""
+    try:
+        return (Path("/sys/dev/block") / number).resolve(strict=True).name
+    except FileNotFoundError:
+        return number.replace(":", "_")
+
+
+def _losses(maps: Maps) -> int:
+    """Requests that found the in-flight table full, or no row for their device."""
+    table = maps["disks"].words()
+    return int(table[:, 1].sum(dtype=np.uint64) + table[0, 2:].sum(dtype=np.uint64))
+
+
+PROGRAM = Program(
+    name="disk",
+    source="disk.bpf.c",
+    hooks=(
+        # Completions first: a request that was issued before is not known, one after it is.
+        Hook("complete", (_COMPLETE,), (_COMPLETE,)),
+        Hook("requeue", (_REQUEUE,), (_REQUEUE,)),
+        Hook("issue", (_ISSUE,), (_ISSUE,)),
+    ),
+    columns=tuple(Column(label, "complete") for label in LABELS),
+    kind="device",
+    rows=_DISKS,
+    maps=("disks",),
+    read=_histograms,
+    names=_names,
+    losses=_losses,
+    prepare={"free_rows": range(1, _DISKS)},
+    charts=(
+        Chart(
+            "device",
+            "disk_latency_io",
+            "",
+            "Disk latency",
+            "calls/s",
+            "",
+            "stacked",
+            2095,
+            "disk",
+            tuple(counted(label, label, label) for label in LABELS),
+            context="disk.latency_io",
+        ),
+    ),
+)

@@ -1,0 +1,116 @@
+"""fd: files opened and closed, and the calls that failed, by process."""
+
+import os
+
+from supervisor.kernel.plans import Hook, function_plan, tracepoint_plan
+from workers.declaration import Chart, Column, Program, counted, slot_charts
+
+_OPEN_CALLS = ("syscalls:sys_{}_openat",)
+# open and creat do not exist on processors younger than they are; openat2 came with 5.6.
+_OTHER_OPEN_CALLS = ("syscalls:sys_{}_openat2", "syscalls:sys_{}_open", "syscalls:sys_{}_creat")
+
+
+def _calls(names: tuple[str, ...], side: str) -> tuple[str, ...]:
+    return tuple(name.format(side) for name in names)
+
+
+def _open_and_close() -> None:
+    os.close(os.open("/dev/null", os.O_RDONLY))
+
+
+OPEN = Hook(
+    "open",
+    entry=(
+        function_plan("fentry", "do_sys_openat2", "on_open", "0"),
+        function_plan("kprobe", "do_sys_openat2", "on_open", "0"),
+        function_plan("kprobe", "do_sys_open", "on_open", "0"),  # before 5.6
+        tracepoint_plan(
+            "on_open", "0", *_calls(_OPEN_CALLS, "enter"), optional=_calls(_OTHER_OPEN_CALLS, "enter")
+        ),
+    ),
+    returning=(
+        function_plan("fexit", "do_sys_openat2", "on_open", "(long)args[3]"),
+        function_plan("kretprobe", "do_sys_openat2", "on_open", "PT_REGS_RC(args)"),
+        function_plan("kretprobe", "do_sys_open", "on_open", "PT_REGS_RC(args)"),
+        tracepoint_plan(
+            "on_open", "args->ret", *_calls(_OPEN_CALLS, "exit"), optional=_calls(_OTHER_OPEN_CALLS, "exit")
+        ),
+    ),
+    exercise=_open_and_close,
+    column=0,
+)
+
+# Since 6.6 (kernel commit 021a160abf62) close(2) takes the file from the table by file_close_fd and never
+# comes through close_fd, which still exists. file_close_fd returns the file, or NULL for a bad descriptor.
+CLOSE = Hook(
+    "close",
+    entry=(
+        function_plan("fentry", "file_close_fd", "on_close", "0"),
+        function_plan("fentry", "close_fd", "on_close", "0"),
+        function_plan("kprobe", "file_close_fd", "on_close", "0"),
+        function_plan("kprobe", "close_fd", "on_close", "0"),
+        function_plan("kprobe", "__close_fd", "on_close", "0"),  # before 5.11
+        tracepoint_plan("on_close", "0", "syscalls:sys_enter_close"),
+    ),
+    returning=(
+        function_plan("fexit", "file_close_fd", "on_close", "args[1] ? 0 : -1"),
+        function_plan("fexit", "close_fd", "on_close", "(int)args[1]"),
+        function_plan("kretprobe", "file_close_fd", "on_close", "PT_REGS_RC(args) ? 0 : -1"),
+        function_plan("kretprobe", "close_fd", "on_close", "(int)PT_REGS_RC(args)"),
+        function_plan("kretprobe", "__close_fd", "on_close", "(int)PT_REGS_RC(args)"),
+        tracepoint_plan("on_close", "args->ret", "syscalls:sys_exit_close"),
+    ),
+    exercise=_open_and_close,
+    column=2,
+)
+
+PROGRAM = Program(
+    name="fd",
+    source="fd.bpf.c",
+    hooks=(OPEN, CLOSE),
+    columns=(
+        Column("open", "open"),
+        Column("open_error", "open", return_mode_only=True),
+        Column("close", "close"),
+        Column("close_error", "close", return_mode_only=True),
+    ),
+    charts=(
+        Chart(
+            "system",
+            "filesystem",
+            "file_descriptor",
+            "Open and close calls",
+            "calls/s",
+            "file_access",
+            "line",
+            2195,
+            "filedescriptor",
+            (counted("do_sys_open", "open", "open"), counted("__close_fd", "close", "close")),
+        ),
+        Chart(
+            "system",
+            "filesystem",
+            "file_error",
+            "Open fails",
+            "calls/s",
+            "file_access",
+            "line",
+            2196,
+            "filedescriptor",
+            (
+                counted("do_sys_open", "open", "open_error"),
+                counted("__close_fd", "close", "close_error"),
+            ),
+        ),
+        *slot_charts(
+            {
+                ("open",): ("file_open", "Number of open files", 20061),
+                ("open_error",): ("file_open_error", "Fails to open files", 20062),
+                ("close",): ("file_closed", "Files closed", 20063),
+                ("close_error",): ("file_close_error", "Fails to close files", 20064),
+            },
+            family="file_access",
+            module="filedescriptor",
+        ),
+    ),
+)

@@ -1,0 +1,143 @@
+"""process: processes and threads born, ended and released, and fork calls that failed, by process."""
+
+import os
+from collections.abc import Mapping
+
+import numpy as np
+
+from supervisor.kernel.maps import TASK, TASK_LIVE, Maps
+from supervisor.kernel.plans import Hook, Plan, Target, function_plan, tracepoint_plan
+from workers.declaration import Chart, Column, Program, counted, momentary, slot_charts
+
+
+def _fork_and_wait() -> None:
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+
+
+_CREATE = tracepoint_plan("on_create", "args->clone_flags", "task:task_newtask")
+_EXIT = (
+    tracepoint_plan("on_exit", "", "sched:sched_process_exit"),
+    function_plan("fentry", "do_exit", "on_exit"),
+    function_plan("kprobe", "do_exit", "on_exit"),
+)
+_RELEASE = tracepoint_plan("on_release", "args->pid", "sched:sched_process_free")
+
+
+# clone and clone3 tell thread from process by their flags, which only their entry knows; fork and vfork
+# make processes. fork and vfork do not exist on every processor, clone3 came with 5.3.
+_FORK_FAILURE = Plan(
+    "tracepoint",
+    (
+        Target("syscalls:sys_enter_clone", "on_fork_enter", "args->clone_flags"),
+        Target("syscalls:sys_enter_clone3", "on_fork_enter", "read_clone3_flags(args->uargs)", optional=True),
+        Target("syscalls:sys_exit_clone", "on_fork_exit", "args->ret"),
+        Target("syscalls:sys_exit_clone3", "on_fork_exit", "args->ret", optional=True),
+        Target("syscalls:sys_exit_fork", "on_fork_exit", "args->ret", optional=True),
+        Target("syscalls:sys_exit_vfork", "on_fork_exit", "args->ret", optional=True),
+    ),
+)
+
+
+def _states(maps: Maps) -> Mapping[str, int]:
+    """Processes that live, and those that have exited and are not yet released."""
+    task = maps["task"].records(TASK)
+    owned = task["state"][1:] == TASK_LIVE
+    exited = owned & (task["exit_ns"][1:] != 0)
+    zombies = int(np.count_nonzero(exited))
+    return {"process": int(np.count_nonzero(owned)) - zombies, "zombie": zombies}
+
+
+PROGRAM = Program(
+    name="process",
+    source="process.bpf.c",
+    hooks=(
+        Hook("create", (_CREATE,), (_CREATE,), exercise=_fork_and_wait, column=0),
+        Hook("exit", _EXIT, _EXIT, exercise=_fork_and_wait, column=2),
+        Hook("release", (_RELEASE,), (_RELEASE,)),
+        Hook("fork failure", (), (_FORK_FAILURE,)),
+    ),
+    columns=(
+        Column("process", "create"),
+        Column("thread", "create"),
+        Column("exit", "exit"),
+        Column("release", "release"),
+        Column("process_error", "fork failure", return_mode_only=True),
+        Column("thread_error", "fork failure", return_mode_only=True),
+    ),
+    maps=("rows", "task"),
+    gauges=_states,
+    charts=(
+        Chart(
+            "system",
+            "system",
+            "process_thread",
+            "Start process",
+            "calls/s",
+            "processes",
+            "line",
+            21002,
+            "process",
+            (counted("_do_fork", "process", "process"), counted("sys_clone", "thread", "thread")),
+        ),
+        Chart(
+            "system",
+            "system",
+            "exit",
+            "Exit process",
+            "calls/s",
+            "processes",
+            "line",
+            21003,
+            "process",
+            (counted("do_exit", "process", "exit"), counted("release_task", "task", "release")),
+        ),
+        Chart(
+            "system",
+            "system",
+            "process_status",
+            "Process not closed",
+            "difference",
+            "processes",
+            "line",
+            21004,
+            "process",
+            (
+                momentary("process"),
+                momentary("zombie"),
+            ),
+        ),
+        Chart(
+            "system",
+            "system",
+            "task_error",
+            "Fails to create process",
+            "calls/s",
+            "processes",
+            "line",
+            21005,
+            "process",
+            (
+                counted("_do_fork", "process", "process_error"),
+                counted("sys_clone", "thread", "thread_error"),
+            ),
+        ),
+        *slot_charts(
+            {
+                ("process",): ("process_create", "Process started", 20065),
+                ("thread",): ("thread_create", "Threads started", 20066),
+                ("exit",): ("task_exit", "Tasks starts exit process.", 20067),
+                ("release",): ("task_close", "Tasks closed", 20068),
+                ("process_error", "thread_error"): (
+                    "task_error",
+                    "Errors to create process or threads.",
+                    20069,
+                ),
+            },
+            family="processes",
+            module="process",
+        ),
+    ),
+)

@@ -1,0 +1,50 @@
+"""softirq: time spent in software interrupts, by vector."""
+
+import numpy as np
+
+from supervisor.kernel.maps import Maps, U64Array
+from supervisor.kernel.plans import Hook, tracepoint_plan
+from workers.declaration import Chart, Column, Dimension, Program
+
+# In the kernel's order (include/linux/interrupt.h).
+VECTORS = ("HI", "TIMER", "NET_TX", "NET_RX", "BLOCK", "IRQ_POLL", "TASKLET", "SCHED", "HRTIMER", "RCU")
+_STRIDE = 16  # words of one CPU in softirq.bpf.c
+_NS_PER_MS = 1_000_000
+
+_ENTRY = tracepoint_plan("on_entry", "args->vec", "irq:softirq_entry")
+_EXIT = tracepoint_plan("on_exit", "args->vec", "irq:softirq_exit")
+
+
+def _spent_ns(maps: Maps) -> U64Array:
+    """Nanoseconds by vector, summed over CPUs: u64 [1, 10]."""
+    by_cpu = maps["spent_ns"].words().reshape(-1, _STRIDE)
+    return np.asarray(by_cpu[:, : len(VECTORS)].sum(axis=0, dtype=np.uint64, keepdims=True), np.uint64)
+
+
+PROGRAM = Program(
+    name="softirq",
+    source="softirq.bpf.c",
+    hooks=(
+        Hook("entry", (_ENTRY,), (_ENTRY,)),
+        Hook("exit", (_EXIT,), (_EXIT,)),
+    ),
+    columns=tuple(Column(vector, "exit") for vector in VECTORS),
+    kind="host",
+    rows=1,
+    maps=("spent_ns",),
+    read=_spent_ns,
+    charts=(
+        Chart(
+            "system",
+            "system",
+            "softirq_latency",
+            "Software IRQ latency",
+            "milliseconds",
+            "softirqs",
+            "stacked",
+            951,
+            "softirq",
+            tuple(Dimension(vector, vector, (vector,), unit=_NS_PER_MS) for vector in VECTORS),
+        ),
+    ),
+)
