@@ -8,6 +8,7 @@ import socket
 import stat
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
@@ -25,7 +26,7 @@ from supervisor.kernel import identities, loader
 from supervisor.kernel.plans import Family
 from supervisor.loop import Loop
 from supervisor.pipeline import ledger, table
-from supervisor.runtime_dir import RuntimeDir
+from supervisor.runtime_dir import SAMPLES_SOCKET, RuntimeDir
 from supervisor.spawn import Account
 from supervisor.states import HAS_PROCESS, SETTLED, State
 from supervisor.unit import Unit
@@ -78,7 +79,7 @@ class Arbiter:
             self._loop,
             self._config.supervision,
             options.account,
-            runtime_dir.samples,
+            runtime_dir.samples.parent,
             theirs,
             options.families,
             kprobe_events.tag(runtime_dir.path),
@@ -212,7 +213,7 @@ class Arbiter:
             self._board_fd,
             self._identities_fd,
             self._options.stream_fd,
-            self._runtime_dir.samples,
+            Path(SAMPLES_SOCKET),
             min((u.config.update_every_s for u in self._units), default=self._config.update_every_s),
             self._options.last_frame,
             ready,

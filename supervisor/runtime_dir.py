@@ -19,6 +19,9 @@ from supervisor.spawn import Account
 DEFAULT: Final = Path("/run/ebpf-supervisor")
 CONTROL: Final = "control.sock"
 SAMPLES: Final = "samples"
+# Workers and the aggregator reach it from their working directory, `samples/`: the way there may be closed
+# to the account that they have become.
+SAMPLES_SOCKET: Final = "samples.sock"
 _LOCK: Final = "lock"
 # A socket's path has 107 bytes (unix(7)).
 _SOCKET_PATH_BYTES: Final = 107
@@ -30,10 +33,10 @@ class RuntimeDir:
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
         self.control = self.path / CONTROL
-        self.samples = self.path / SAMPLES / "samples.sock"
+        self.samples = self.path / SAMPLES / SAMPLES_SOCKET
         self._lock_fd = -1
         self._made = False
-        if len(os.fsencode(self.samples)) > _SOCKET_PATH_BYTES:
+        if len(os.fsencode(self.control)) > _SOCKET_PATH_BYTES:
             raise SupervisorError(
                 f"{self.path}: too long for the path of a socket; choose a shorter --runtime-dir"
             )

@@ -8,6 +8,7 @@ import signal
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import setproctitle
@@ -16,6 +17,7 @@ from supervisor import linux, logs
 from supervisor.errors import SupervisorError
 
 SOFTWARE_ERROR: Final = 70  # EX_SOFTWARE of sysexits.h
+_ROOT: Final = Path("/")
 
 log = logging.getLogger("child")
 
@@ -76,11 +78,17 @@ def _ending(code: int, status: int) -> str:
 
 
 def spawn(
-    name: str, main: Callable[[], int], keep: set[int], account: Account | None, log_level: str
+    name: str,
+    main: Callable[[], int],
+    keep: set[int],
+    account: Account | None,
+    log_level: str,
+    folder: Path = _ROOT,
 ) -> Child:
     """Forks a child that runs `main` with the descriptors of `keep` and its stderr as a pipe to us.
 
     account: whom it becomes, with no capability left; None for a loader, which stays root.
+    folder: its working directory, entered while it may still enter any.
     Raises OSError when the system has no process or descriptor to give.
     """
     reading, writing = os.pipe()
@@ -93,7 +101,7 @@ def spawn(
         os.close(writing)
         raise
     if pid == 0:
-        _become(name, main, keep, account, log_level, writing, supervisor)
+        _become(name, main, keep, account, log_level, folder, writing, supervisor)
     os.close(writing)
     os.set_blocking(reading, False)
     return Child(name, pid, os.pidfd_open(pid), reading)
@@ -105,6 +113,7 @@ def _become(
     keep: set[int],
     account: Account | None,
     log_level: str,
+    folder: Path,
     stderr: int,
     supervisor: int,
 ) -> None:
@@ -119,7 +128,7 @@ def _become(
         linux.close_all_but(keep | {0, 1, 2})
         logs.for_child(log_level)
         setproctitle.setproctitle(f"ebpf-supervisor: {name}")
-        os.chdir("/")
+        os.chdir(folder)
         # A signal to the terminal's or the agent's process group is the supervisor's to act on.
         os.setsid()
         if account:

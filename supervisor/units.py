@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from supervisor import spawn
+from supervisor import runtime_dir, spawn
 from supervisor.aggregator import main as aggregator
 from supervisor.aggregator.account import Storage
 from supervisor.config.model import ProgramConfig, Supervision
@@ -35,7 +35,7 @@ class House:
     loop: Loop
     settings: Supervision
     account: Account
-    samples_path: Path
+    samples_dir: Path  # the children's working directory
     lifeline: socket.socket  # the children's end; ours is held open by the arbiter
     families: tuple[Family, ...]
     tag: str
@@ -257,7 +257,7 @@ class ProgramUnit(LoadingUnit):
             table_shape=self.storage.table_shape,
             ledger_fd=self.storage.ledger_fd,
             ledger_shape=self.storage.ledger_shape,
-            samples_path=self.house.samples_path,
+            samples_path=Path(runtime_dir.SAMPLES_SOCKET),
             update_every_s=self.config.update_every_s,
             ready=theirs,
             lifeline=self.house.lifeline,
@@ -268,6 +268,7 @@ class ProgramUnit(LoadingUnit):
             assignment.descriptors(),
             self.house.account,
             self.house.settings.loglevel,
+            self.house.samples_dir,
         )
         theirs.close()
         self.adopt_worker(child, ours)
@@ -315,6 +316,7 @@ class AggregatorUnit(Unit):
             assignment.descriptors(),
             self.house.account,
             self.house.settings.loglevel,
+            self.house.samples_dir,
         )
         theirs.close()
         self.adopt_worker(child, ours)

@@ -1,0 +1,23 @@
+"""Who can run what here, said once. A test that cannot run is skipped and says why."""
+
+import os
+
+import pytest
+
+
+def _cannot_load() -> str:
+    """Why kernel programs cannot be loaded on this machine, "" when they can."""
+    if os.geteuid() != 0:
+        return "loading kernel programs needs root"
+    try:
+        import bcc  # noqa: F401
+    except ImportError:
+        return "BCC is not installed (Debian: python3-bpfcc)"
+    return ""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    reason = _cannot_load()
+    for item in items:
+        if reason and item.get_closest_marker("kernel"):
+            item.add_marker(pytest.mark.skip(reason=reason))

@@ -1,0 +1,176 @@
+"""A process of a chosen name that makes exactly the events it is told to, and nothing else meanwhile.
+
+    with Workload("kat") as work:
+        work.do("open", 10007)
+
+The process waits for orders on its stdin. Between two orders it opens nothing and forks nothing, so what a
+group of its own counts is what was ordered.
+"""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+_PR_SET_NAME: Final = 15
+_MISSING: Final = "/dev/null/missing"
+
+
+class Workload:
+    """The test's side."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(Path(__file__)), name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.pid = self._process.pid
+        assert self._answer() == "ready"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.kill()
+        self._process.wait()
+        for end in (self._process.stdin, self._process.stdout):
+            if end:
+                end.close()
+
+    def order(self, what: str, *numbers: int) -> None:
+        """Begins it, without waiting for the end."""
+        assert self._process.stdin
+        self._process.stdin.write(" ".join([what, *map(str, numbers)]) + "\n")
+        self._process.stdin.flush()
+
+    def done(self) -> None:
+        """Waits for the end of what was ordered."""
+        assert self._answer() == "done"
+
+    def do(self, what: str, *numbers: int) -> None:
+        self.order(what, *numbers)
+        self.done()
+
+    def rename(self, name: str) -> None:
+        """Gives the process another name; the byte 0x01 stands for a newline."""
+        assert self._process.stdin
+        self._process.stdin.write(f"name {name}\n")
+        self._process.stdin.flush()
+        self.done()
+
+    def _answer(self) -> str:
+        assert self._process.stdout
+        return self._process.stdout.readline().strip()
+
+
+def _set_name(name: bytes) -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_NAME, ctypes.c_char_p(name), 0, 0, 0)
+
+
+def _open(count: int) -> None:
+    for _ in range(count):
+        os.close(os.open("/dev/null", os.O_RDONLY))
+
+
+def _fail(count: int) -> None:
+    """Opens that fail."""
+    for _ in range(count):
+        try:
+            os.open(_MISSING, os.O_RDONLY)
+        except OSError:
+            continue
+
+
+def _fail_close(count: int) -> None:
+    for _ in range(count):
+        try:
+            os.close(9999)
+        except OSError:
+            continue
+
+
+def _churn(processes: int, opens: int) -> None:
+    """Processes that live a few milliseconds, each opening and closing so many files."""
+    for _ in range(processes):
+        pid = os.fork()
+        if pid == 0:
+            _open(opens)
+            os._exit(0)
+        os.waitpid(pid, 0)
+
+
+def _threads(count: int) -> None:
+    for _ in range(count):
+        thread = threading.Thread(target=lambda: None)
+        thread.start()
+        thread.join()
+
+
+def _zombies(count: int) -> None:
+    """Children that have ended and are not waited for."""
+    for _ in range(count):
+        if os.fork() == 0:
+            os._exit(0)
+
+
+def _sleepers(count: int) -> None:
+    """Children that stay until this process ends."""
+    for _ in range(count):
+        if os.fork() == 0:
+            ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)
+            signal.pause()
+
+
+def _fail_fork(count: int) -> None:
+    """fork-family calls that fail: CLONE_SIGHAND without CLONE_VM is EINVAL (clone(2)); 56 is clone."""
+    libc = ctypes.CDLL(None)
+    for _ in range(count):
+        libc.syscall(56, 0x800, 0, 0, 0, 0)
+
+
+def _fail_thread(count: int) -> None:
+    """CLONE_THREAD without CLONE_SIGHAND is EINVAL."""
+    libc = ctypes.CDLL(None)
+    for _ in range(count):
+        libc.syscall(56, 0x10000, 0, 0, 0, 0)
+
+
+_ORDERS: Final[dict[str, Callable[..., None]]] = {
+    "open": _open,
+    "fail": _fail,
+    "fail_close": _fail_close,
+    "churn": _churn,
+    "threads": _threads,
+    "zombies": _zombies,
+    "sleepers": _sleepers,
+    "fail_fork": _fail_fork,
+    "fail_thread": _fail_thread,
+}
+
+
+def main() -> None:
+    """The process's side: orders from stdin, one a line; "done" after each."""
+    _set_name(os.fsencode(sys.argv[1]))
+    print("ready", flush=True)
+    for line in sys.stdin:
+        what, *words = line.split()
+        if what == "name":
+            _set_name(os.fsencode(line.rstrip("\n").partition(" ")[2].replace("\x01", "\n")))
+        else:
+            _ORDERS[what](*map(int, words))
+        print("done", flush=True)
+
+
+if __name__ == "__main__":
+    main()
