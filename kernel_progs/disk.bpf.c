@@ -4,27 +4,32 @@
 // Bin 0 counts requests below 1 us, bin n those of 2^(n-1) us and more but below 2^n, the last all above.
 #define BINS 24
 
-// 256 disks with requests; 10,240 requests in flight are more than the queues of a large host hold.
+// 256 disks with requests. The last 10,240 places that were read or written; the requests in flight, of which
+// even large hosts have fewer, are the youngest of them.
 #define DISKS 256
-#define IN_FLIGHT 10240
+#define PLACES 10240
 
 struct request {
     u64 sector;
     u64 dev;
 };
 
-struct flight {
-    u64 issued_ns;
-    u64 requests;    // equal requests can be in flight together: two readers of one sector
+// Requests for one place cannot be told apart, and several can be in flight at once (two readers of one
+// sector). So they are counted, and nothing is deleted: a completion on one CPU and an issue on another would
+// delete each other's. The least recently used places make room.
+struct traffic {
+    u64 issued_ns;   // of the oldest request in flight
+    u64 issued;
+    u64 completed;
 };
 
 struct disk {
     u64 dev;         // the kernel's dev_t + 1, 0 = the row is free
-    u64 lost;        // requests that found no room in the in-flight table
+    u64 lost;        // requests that could not be noted
     u64 bin[BINS];
 };
 
-BPF_HASH(in_flight, struct request, struct flight, IN_FLIGHT);
+BPF_TABLE("lru_hash", struct request, struct traffic, traffic_at, PLACES);
 BPF_HASH(row_of_dev, u64, u32, DISKS);
 BPF_QUEUE(free_rows, u32, DISKS);
 BPF_F_TABLE("array", u32, struct disk, disks, DISKS, BPF_F_MMAPABLE);
@@ -62,48 +67,44 @@ static __always_inline u32 bin_of(u64 us)
 static __always_inline int on_issue(u64 dev, u64 sector)
 {
     struct request key = {.sector = sector, .dev = dev};
-    struct flight *same = in_flight.lookup(&key);
+    struct traffic first = {.issued_ns = bpf_ktime_get_ns(), .issued = 1};
     if (!dev)
         return 0;
-    if (same) {
-        __sync_fetch_and_add(&same->requests, 1);
-        return 0;
-    }
-    struct flight flight = {.issued_ns = bpf_ktime_get_ns(), .requests = 1};
-    if (in_flight.update(&key, &flight)) {
+    struct traffic *known = traffic_at.lookup(&key);
+    if (!known && traffic_at.insert(&key, &first)) {
+        // Another CPU has just noted the same place, or there was no room.
+        known = traffic_at.lookup(&key);
         struct disk *disk = disk_of(dev);
-        if (disk)
+        if (!known && disk)
             __sync_fetch_and_add(&disk->lost, 1);
     }
+    if (!known)
+        return 0;
+    if (known->issued == known->completed)
+        known->issued_ns = first.issued_ns;
+    __sync_fetch_and_add(&known->issued, 1);
     return 0;
-}
-
-static __always_inline void land(struct request *key, struct flight *flight)
-{
-    if (flight->requests > 1)
-        __sync_fetch_and_add(&flight->requests, -1);
-    else
-        in_flight.delete(key);
 }
 
 // A request that is queued again will be issued again.
 static __always_inline int on_requeue(u64 dev, u64 sector)
 {
     struct request key = {.sector = sector, .dev = dev};
-    struct flight *flight = in_flight.lookup(&key);
-    if (flight)
-        land(&key, flight);
+    struct traffic *known = traffic_at.lookup(&key);
+    if (known && known->issued != known->completed)
+        __sync_fetch_and_add(&known->completed, 1);
     return 0;
 }
 
+// The later parts of a request that completes in parts have other sectors, and are not found.
 static __always_inline int on_complete(u64 dev, u64 sector)
 {
     struct request key = {.sector = sector, .dev = dev};
-    struct flight *flight = in_flight.lookup(&key);
-    if (!flight)
+    struct traffic *known = traffic_at.lookup(&key);
+    if (!known || known->issued == known->completed)
         return 0;
-    u64 us = (bpf_ktime_get_ns() - flight->issued_ns) / 1000;
-    land(&key, flight);
+    u64 us = (bpf_ktime_get_ns() - known->issued_ns) / 1000;
+    __sync_fetch_and_add(&known->completed, 1);
     struct disk *disk = disk_of(dev);
     u32 bin = bin_of(us);
     if (disk && bin < BINS)

@@ -1,11 +1,17 @@
 """System calls that Python's os module lacks, each a thin typed wrapper that raises OSError."""
 
 import ctypes
+import mmap
 import os
 import platform
+import weakref
 from typing import Final
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+_MAP_FAILED: Final = ctypes.c_void_p(-1).value
 
 CLONE_NEWNS: Final = 0x00020000
 MS_NOSUID: Final = 2
@@ -51,6 +57,22 @@ def prctl(option: int, value: int = 0) -> int:
     """prctl(2) with one argument; the unused ones must be 0."""
     zero = ctypes.c_ulong(0)
     return _check(_libc.prctl(option, ctypes.c_ulong(value), zero, zero, zero), f"prctl {option}")
+
+
+def map_shared(fd: int, size_bytes: int, *, writable: bool) -> memoryview:
+    """MAP_SHARED memory that is unmapped when nothing refers to it any more.
+
+    Python's own mmap duplicates the descriptor and closes the copy: a process that maps each second would be
+    counted with a close call each second by the very program that counts them.
+    """
+    protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+    address = _libc.mmap(None, size_bytes, protection, mmap.MAP_SHARED, fd, 0)
+    if address == _MAP_FAILED:
+        number = ctypes.get_errno()
+        raise OSError(number, f"mmap: {os.strerror(number)}")
+    memory = (ctypes.c_uint8 * size_bytes).from_address(address)
+    weakref.finalize(memory, _libc.munmap, address, size_bytes)
+    return memoryview(memory).cast("B")
 
 
 def drop_all_capabilities() -> None:

@@ -1,7 +1,7 @@
 """disk: latency of block requests, a histogram for each device."""
 
+import os
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 
@@ -45,13 +45,13 @@ def _names(maps: Maps) -> Mapping[int, str]:
 def _name(number: str) -> str:
     """The device's name by its number, or the number itself when the device has gone (sysfs(5))."""
     try:
-        return (Path("/sys/dev/block") / number).resolve(strict=True).name
+        return os.path.basename(os.readlink(f"/sys/dev/block/{number}"))
     except FileNotFoundError:
         return number.replace(":", "_")
 
 
 def _losses(maps: Maps) -> int:
-    """Requests that found the in-flight table full, or no row for their device."""
+    """Requests that could not be noted, and those of devices beyond the table's rows."""
     table = maps["disks"].words()
     return int(table[:, 1].sum(dtype=np.uint64) + table[0, 2:].sum(dtype=np.uint64))
 

@@ -1,6 +1,8 @@
 """process: processes and threads born, ended and released, and fork calls that failed, by process."""
 
+import ctypes
 import os
+import platform
 from collections.abc import Mapping
 
 import numpy as np
@@ -17,26 +19,59 @@ def _fork_and_wait() -> None:
     os.waitpid(pid, 0)
 
 
-_CREATE = tracepoint_plan("on_create", "args->clone_flags", "task:task_newtask")
+def _fail_to_fork() -> None:
+    """clone with CLONE_SIGHAND and without CLONE_VM is refused (clone(2), EINVAL)."""
+    ctypes.CDLL(None).syscall(_SYS_CLONE[platform.machine()], _CLONE_SIGHAND, 0, 0, 0, 0)
+
+
+_SYS_CLONE = {"x86_64": 56, "aarch64": 220, "riscv64": 220, "ppc64le": 120, "s390x": 120}
+_CLONE_SIGHAND = 0x800
+
+# A new task has its parent as the current one at all of these places. kernel_clone (_do_fork before 5.10)
+# does not see the kernel's own io threads.
+_CREATE = (
+    tracepoint_plan("on_create", "args->clone_flags", "task:task_newtask"),
+    function_plan("fexit", "kernel_clone", "on_clone", "kernel_flags(args[0]), (int)args[1]"),
+    *(
+        Plan(
+            "kretprobe",
+            (
+                Target(symbol, "on_clone_enter", "kernel_flags(PT_REGS_PARM1(args))", mechanism="kprobe"),
+                Target(symbol, "on_clone_exit", "(int)PT_REGS_RC(args)"),
+            ),
+        )
+        for symbol in ("kernel_clone", "_do_fork")
+    ),
+)
 _EXIT = (
     tracepoint_plan("on_exit", "", "sched:sched_process_exit"),
     function_plan("fentry", "do_exit", "on_exit"),
     function_plan("kprobe", "do_exit", "on_exit"),
 )
-_RELEASE = tracepoint_plan("on_release", "args->pid", "sched:sched_process_free")
-
-
+# release_task has the task as an argument, and its id only as a field of it: no plan without the tracepoint.
+_RELEASE = (tracepoint_plan("on_release", "args->pid", "sched:sched_process_free"),)
 # clone and clone3 tell thread from process by their flags, which only their entry knows; fork and vfork
-# make processes. fork and vfork do not exist on every processor, clone3 came with 5.3.
-_FORK_FAILURE = Plan(
-    "tracepoint",
-    (
-        Target("syscalls:sys_enter_clone", "on_fork_enter", "args->clone_flags"),
-        Target("syscalls:sys_enter_clone3", "on_fork_enter", "read_clone3_flags(args->uargs)", optional=True),
-        Target("syscalls:sys_exit_clone", "on_fork_exit", "args->ret"),
-        Target("syscalls:sys_exit_clone3", "on_fork_exit", "args->ret", optional=True),
-        Target("syscalls:sys_exit_fork", "on_fork_exit", "args->ret", optional=True),
-        Target("syscalls:sys_exit_vfork", "on_fork_exit", "args->ret", optional=True),
+# make processes. fork and vfork do not exist on every processor, clone3 came with 5.3. copy_process, which
+# they all call, returns the task or an error in its place.
+_FORK_FAILURE = (
+    function_plan("fexit", "copy_process", "on_fork_failure", "kernel_flags(args[3]), refused(args[4])"),
+    Plan(
+        "kretprobe",
+        (
+            Target("copy_process", "on_fork_enter", "kernel_flags(PT_REGS_PARM4(args))", mechanism="kprobe"),
+            Target("copy_process", "on_fork_exit", "refused(PT_REGS_RC(args))"),
+        ),
+    ),
+    Plan(
+        "tracepoint",
+        (
+            Target("syscalls:sys_enter_clone", "on_fork_enter", "args->clone_flags"),
+            Target("syscalls:sys_enter_clone3", "on_fork_enter", "user_flags(args->uargs)", optional=True),
+            Target("syscalls:sys_exit_clone", "on_fork_exit", "args->ret"),
+            Target("syscalls:sys_exit_clone3", "on_fork_exit", "args->ret", optional=True),
+            Target("syscalls:sys_exit_fork", "on_fork_exit", "args->ret", optional=True),
+            Target("syscalls:sys_exit_vfork", "on_fork_exit", "args->ret", optional=True),
+        ),
     ),
 )
 
@@ -54,10 +89,10 @@ PROGRAM = Program(
     name="process",
     source="process.bpf.c",
     hooks=(
-        Hook("create", (_CREATE,), (_CREATE,), exercise=_fork_and_wait, column=0),
+        Hook("create", _CREATE, _CREATE, exercise=_fork_and_wait, column=0),
         Hook("exit", _EXIT, _EXIT, exercise=_fork_and_wait, column=2),
-        Hook("release", (_RELEASE,), (_RELEASE,)),
-        Hook("fork failure", (), (_FORK_FAILURE,)),
+        Hook("release", _RELEASE, _RELEASE),
+        Hook("fork failure", (), _FORK_FAILURE, exercise=_fail_to_fork, column=4),
     ),
     columns=(
         Column("process", "create"),

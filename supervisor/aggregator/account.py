@@ -11,7 +11,9 @@ from supervisor.pipeline import ledger, table
 from supervisor.pipeline.sample import Sample
 from workers.declaration import Program
 
-HOST: Final = 0  # the entity that stands for all of a slot program's rows; group g is entity g + 1
+# The entity that stands for all of a slot program's rows; group g is entity g + 1. Of a device program it is
+# the row that no device has.
+HOST: Final = 0
 
 
 def entities(program: Program, groups: int) -> int:

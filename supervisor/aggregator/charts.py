@@ -44,10 +44,9 @@ class ChartWriter:
         announced = self._account.ledger.announced
         if self._account.program.kind == "slot":
             announced[1:][exposed] = 1
-            announced[HOST] = 1
-        elif self._account.program.kind == "device":
-            for row in self._names:
-                announced[row] = 1
+        for row in self._names:
+            announced[row] = 1
+        announced[HOST] = 1
 
     def _write_system(self, frame: Frame, chart: Chart) -> None:
         dimensions = [d for d in chart.dimensions if self._has(d)]
@@ -105,7 +104,7 @@ class ChartWriter:
     def _first_or_value(self, dimension: Dimension, entity: int) -> int:
         """0 for an entity that has not stood in a frame while others have: see the head of the module."""
         announced = self._account.ledger.announced
-        if not announced[entity] and announced.any():
+        if not announced[entity] and announced[HOST]:
             return 0
         return self._value(dimension, entity)
 

@@ -23,6 +23,7 @@ from supervisor.kernel.plans import (
     Family,
     Hook,
     HookReport,
+    Mechanism,
     Mode,
     Plan,
     Target,
@@ -274,19 +275,20 @@ class _Attacher:
                     os.close(link)
                 continue
             self.links += links
-            reports += [HookReport(hook.name, plan.mechanism, t.symbol, True) for t in plan.targets]
+            reports += [HookReport(hook.name, plan.mechanism_of(t), t.symbol, True) for t in plan.targets]
             break
         return reports
 
     def _attach(self, hook: Hook, plan: Plan, target: Target) -> int:
-        program = self._load(plan, function_name(hook, plan, target))
+        mechanism = plan.mechanism_of(target)
+        program = self._load(mechanism, function_name(hook, plan, target))
         lib = _bcc().libbcc.lib
         ctypes.set_errno(0)
         with _silenced():
             if plan.family == "fentry":
                 link = lib.bpf_attach_kfunc(program)
             elif plan.family == "kprobe":
-                kind = _PROBE_RETURN if plan.mechanism == "kretprobe" else _PROBE_ENTRY
+                kind = _PROBE_RETURN if mechanism == "kretprobe" else _PROBE_ENTRY
                 event = f"{self._request.tag}_{'r' if kind else 'p'}_{target.symbol}"
                 link = lib.bpf_attach_kprobe(program, kind, event.encode(), target.symbol.encode(), 0, 0)
             else:
@@ -296,7 +298,7 @@ class _Attacher:
             raise _Refused(f"cannot attach: {_reason(ctypes.get_errno())}")
         return int(link)
 
-    def _load(self, plan: Plan, name: str) -> int:
+    def _load(self, mechanism: Mechanism, name: str) -> int:
         if name in self._loaded:
             return self._loaded[name]
         lib, module, encoded = _bcc().libbcc.lib, self._module.module, name.encode()
@@ -304,7 +306,7 @@ class _Attacher:
         with _silenced():
             fd = lib.bcc_func_load(
                 module,
-                _PROGRAM_TYPE[plan.mechanism],
+                _PROGRAM_TYPE[mechanism],
                 encoded,
                 lib.bpf_function_start(module, encoded),
                 lib.bpf_function_size(module, encoded),

@@ -13,6 +13,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from supervisor import linux
+
 BPF_F_MMAPABLE: Final = 1 << 10
 
 U64Array = npt.NDArray[np.uint64]
@@ -64,12 +66,14 @@ class KernelMap:
     def view(self, *, writable: bool = False) -> npt.NDArray[np.uint8]:
         """Bytes [entries, stride] of the live map; what the kernel writes is seen at once.
 
+        The mapping lasts as long as the array. It is made for each reading: the kernel counts the pages of
+        a mapped map as the process's own, though they are the map's.
+
         Raises OSError where the kernel refuses the mapping.
         """
         size = self.info.entries * self.info.stride_bytes
         pages = (size + mmap.PAGESIZE - 1) // mmap.PAGESIZE * mmap.PAGESIZE
-        protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
-        memory = mmap.mmap(self.fd, pages, mmap.MAP_SHARED, protection)
+        memory = linux.map_shared(self.fd, pages, writable=writable)
         flat = np.frombuffer(memory, np.uint8, size)
         return flat.reshape(self.info.entries, self.info.stride_bytes)
 

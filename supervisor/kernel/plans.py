@@ -33,6 +33,7 @@ class Target:
     handler: str
     arguments: str = ""
     optional: bool = False  # may be missing: an older kernel, another processor
+    mechanism: Mechanism | None = None  # where it is not the plan's: a kretprobe needs its kprobe
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,9 @@ class Plan:
     @property
     def family(self) -> Family:
         return FAMILY[self.mechanism]
+
+    def mechanism_of(self, target: Target) -> Mechanism:
+        return target.mechanism or self.mechanism
 
 
 @dataclass(frozen=True)
@@ -87,18 +91,20 @@ def choose(plans: Iterable[Plan], families: Iterable[Family]) -> list[Plan]:
 
 def function_name(hook: Hook, plan: Plan, target: Target) -> str:
     """Name of the generated C function. libbcc reads the attach type and target of trampolines from it."""
-    if plan.mechanism == "fentry":
+    mechanism = plan.mechanism_of(target)
+    if mechanism == "fentry":
         return f"kfunc__{target.symbol}"
-    if plan.mechanism == "fexit":
+    if mechanism == "fexit":
         return f"kretfunc__{target.symbol}"
-    return f"{hook.name}__{plan.mechanism}__{target.symbol.replace(':', '__')}"
+    return f"{hook.name.replace(' ', '_')}__{mechanism}__{target.symbol.replace(':', '__')}"
 
 
 def context_type(plan: Plan, target: Target) -> str:
     """C type of `args`. A tracepoint's structure is asked for only where a field is used."""
-    if plan.mechanism in ("fentry", "fexit"):
+    mechanism = plan.mechanism_of(target)
+    if mechanism in ("fentry", "fexit"):
         return "u64"
-    if plan.mechanism in ("kprobe", "kretprobe"):
+    if mechanism in ("kprobe", "kretprobe"):
         return "struct pt_regs"
     if "args" in target.arguments:
         return f"struct tracepoint__{target.symbol.replace(':', '__')}"

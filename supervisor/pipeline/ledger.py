@@ -101,7 +101,8 @@ class Ledger:
 
     @property
     def announced(self) -> npt.NDArray[np.uint8]:
-        """Which entities have stood in a frame; the caller writes it."""
+        """Which entities have stood in a frame; the caller writes it. Entity 0 is the host, or a row that
+        no device has: it says that the program has stood in one."""
         return self._at["announced"]
 
     def start_generation(self, generation: int) -> None:

@@ -9,6 +9,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from supervisor import linux
+
 # A child that could cut the file short would kill every other one that has mapped it (SIGBUS).
 _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 _ALIGNMENT: Final = 64
@@ -31,8 +33,7 @@ def size_of(fields: Mapping[str, Field]) -> int:
 
 def views(fd: int, fields: Mapping[str, Field], *, writable: bool) -> dict[str, npt.NDArray[Any]]:
     """The fields as arrays over the memory."""
-    protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
-    memory = mmap.mmap(fd, size_of(fields), mmap.MAP_SHARED, protection)
+    memory = linux.map_shared(fd, size_of(fields), writable=writable)
     found, offset = {}, 0
     for name, (kind, shape) in fields.items():
         count = int(np.prod(shape))

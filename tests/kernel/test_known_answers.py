@@ -1,38 +1,126 @@
 """Known numbers of real events, and exactly these numbers in the stream, at the process that made them."""
 
-from collections.abc import Iterator
-
 import pytest
 
-from tests.harness import Run, supervisor
+from tests.harness import Run
+from tests.kernel.counting import Growth, grows
 from tests.workload import Workload
 
 pytestmark = pytest.mark.kernel
 
-GROUPS = "kat: kat\nchurn: churn\n"
+OPENS = ("apps.file_open", "kat")
+CLOSES = ("apps.file_closed", "kat")
+HOST_OPENS = ("filesystem.file_descriptor", "do_sys_open")
+HOST_CLOSES = ("filesystem.file_descriptor", "__close_fd")
 
 
-@pytest.fixture(scope="module")
-def entry() -> "Iterator[Run]":
-    with supervisor("--only", "process,fd", groups=GROUPS) as run:
-        yield run
-
-
-def test_opens(entry: Run) -> None:
-    with Workload("kat") as work:
-        entry.wait_frames(3)
-        a = entry.value("apps.file_open", "kat")
-        c = entry.value("apps.file_closed", "kat")
+def test_opens_and_closes_are_counted_exactly_at_the_process_that_made_them(counting: Run) -> None:
+    expected = {OPENS: 10007, CLOSES: 10007}
+    with Workload("kat") as work, grows(counting, expected) as growth:
         work.do("open", 10007)
-        assert entry.wait_value("apps.file_open", "kat", a + 10007) == a + 10007
-        assert entry.value("apps.file_closed", "kat") == c + 10007
+        assert growth.settle(expected) == expected
 
 
-def test_churn(entry: Run) -> None:
-    with Workload("churn") as work:
-        entry.wait_frames(3)
-        a = entry.value("apps.file_open", "churn")
-        p = entry.value("apps.process_create", "churn")
+def test_host_chart_grows_by_exactly_what_all_groups_grow_by(counting: Run) -> None:
+    """The host's total is the groups' sum, event for event; what has no slot would be the difference."""
+    groups = [("apps.file_open", name) for name in counting.charts()["apps.file_open"].dimensions]
+    with Workload("kat") as work, Growth(counting, HOST_OPENS, OPENS, *groups) as growth:
+        work.do("open", 5003)
+        growth.settle({OPENS: 5003})
+        host, parts = growth.by(*HOST_OPENS), sum(growth.by(*pair) for pair in set(groups) | {OPENS})
+        assert host == parts >= 5003
+
+
+def test_processes_that_live_milliseconds_are_all_counted_under_their_group(counting: Run) -> None:
+    expected = {("apps.file_open", "churn"): 1009 * 7, ("apps.file_closed", "churn"): 1009 * 7}
+    with Workload("churn") as work, grows(counting, expected) as growth:
         work.do("churn", 1009, 7)
-        assert entry.wait_value("apps.file_open", "churn", a + 7063) == a + 7063
-        assert entry.value("apps.process_create", "churn") == p + 1009
+        assert growth.settle(expected, 30) == expected
+
+
+def has(run: Run, chart: str) -> bool:
+    return chart in run.charts()
+
+
+def test_process_is_counted_as_a_process_and_a_thread_as_a_thread(counting: Run) -> None:
+    expected = {
+        ("apps.process_create", "churn"): 101,
+        ("apps.thread_create", "churn"): 53,
+        ("apps.task_exit", "churn"): 154,
+    }
+    if has(counting, "apps.task_close"):  # only a tracepoint tells who was released
+        expected[("apps.task_close", "churn")] = 154
+    with Workload("churny") as work, grows(counting, expected) as growth:
+        work.do("churn", 101, 0)
+        work.do("threads", 53)
+        assert growth.settle(expected) == expected
+
+
+def test_living_processes_and_zombies_are_told_apart(counting: Run) -> None:
+    living, zombies = ("system.process_status", "process"), ("system.process_status", "zombie")
+    with Growth(counting, living, zombies) as growth, Workload("kat") as work:
+        work.do("sleepers", 101)
+        work.do("zombies", 53)
+        growth.settle({zombies: 53, living: 102})
+        assert growth.by(*zombies) == 53
+
+
+def test_opens_that_fail_are_counted_in_return_mode(returning: Run) -> None:
+    expected = {OPENS: 1009, ("apps.file_open_error", "kat"): 1009}
+    with Workload("kat") as work, grows(returning, expected) as growth:
+        work.do("fail", 1009)
+        assert growth.settle(expected) == expected
+
+
+def test_closes_that_fail_are_counted_in_return_mode(returning: Run) -> None:
+    expected = {CLOSES: 503, ("apps.file_close_error", "kat"): 503}
+    with Workload("kat") as work, grows(returning, expected) as growth:
+        work.do("fail_close", 503)
+        assert growth.settle(expected) == expected
+
+
+def test_calls_that_succeed_are_no_errors_in_return_mode(returning: Run) -> None:
+    expected = {OPENS: 10007, CLOSES: 10007}
+    errors = [("apps.file_open_error", "kat"), ("apps.file_close_error", "kat")]
+    with Workload("kat") as work, Growth(returning, *expected, *errors) as growth:
+        work.do("open", 10007)
+        assert growth.settle(expected) == expected
+        assert [growth.by(*pair) for pair in errors] == [0, 0]
+
+
+def test_fork_calls_that_fail_are_counted_process_and_thread_apart(returning: Run) -> None:
+    expected = {
+        ("system.task_error", "_do_fork"): 101,
+        ("system.task_error", "sys_clone"): 103,
+        ("apps.task_error", "kat"): 204,
+    }
+    with Workload("kat") as work, grows(returning, expected) as growth:
+        work.do("fail_fork", 101)
+        work.do("fail_thread", 103)
+        assert growth.settle(expected) == expected
+
+
+def test_entry_mode_has_no_error_charts(counting: Run) -> None:
+    assert not {name for name in counting.charts() if "error" in name}
+
+
+def test_process_that_takes_another_name_is_counted_under_it_from_then_on(counting: Run) -> None:
+    expected = {OPENS: 307, ("apps.file_open", "churn"): 211}
+    with Workload("kat") as work, grows(counting, expected) as growth:
+        work.do("open", 307)
+        counting.wait_frames(2)
+        work.rename("churned")
+        work.do("open", 211)
+        assert growth.settle(expected) == expected
+
+
+def test_plan_that_was_asked_for_is_the_one_in_use(counting: Run, request: pytest.FixtureRequest) -> None:
+    wanted = request.node.callspec.params["counting"]
+    families = {
+        "fentry": {"fentry", "fexit"},
+        "kprobe": {"kprobe", "kretprobe"},
+        "tracepoint": {"tracepoint"},
+    }
+    used = {hook["plan"] for hook in counting.program("fd")["hooks"] if hook["attached"]}
+    assert used
+    assert used <= families.get(wanted, used)

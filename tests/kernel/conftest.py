@@ -1,0 +1,26 @@
+"""The plans to test: what this machine offers, or what EBPF_TEST_ATTACH names (a guest says it so)."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.harness import Run, supervisor
+
+GROUPS = "kat: kat\nchurn: churn*\n"
+PLANS = os.environ.get("EBPF_TEST_ATTACH", "auto").split(",")
+
+
+@pytest.fixture(scope="module", params=PLANS)
+def counting(request: pytest.FixtureRequest) -> Iterator[Run]:
+    """process and fd in entry mode, by each kind of plan."""
+    with supervisor("--only", "process,fd", "--attach", request.param, groups=GROUPS) as run:
+        yield run
+
+
+@pytest.fixture(scope="module", params=PLANS)
+def returning(request: pytest.FixtureRequest) -> Iterator[Run]:
+    """The same in return mode."""
+    options = ("--only", "process,fd", "--attach", request.param, "--load-mode", "return")
+    with supervisor(*options, groups=GROUPS) as run:
+        yield run

@@ -1,0 +1,52 @@
+"""Differences of a running stream: what grew while something was done."""
+
+from types import TracebackType
+from typing import Self
+
+from tests.harness import Run, wait_for
+
+
+class Growth:
+    """What a stream's values grow by within a `with` block, and after it.
+
+    The values before are taken once the stream is at rest, so that what was done before does not count.
+    """
+
+    def __init__(self, run: Run, *dimensions: tuple[str, str]) -> None:
+        self._run = run
+        self._dimensions = dimensions
+        self._before: dict[tuple[str, str], int] = {}
+
+    def __enter__(self) -> Self:
+        self._run.wait_frames(3)
+        self._before = {pair: self._run.value(*pair) for pair in self._dimensions}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return
+
+    def by(self, chart: str, dimension: str) -> int:
+        """How much it has grown by now."""
+        return self._run.value(chart, dimension) - self._before[(chart, dimension)]
+
+    def settle(
+        self, expected: dict[tuple[str, str], int], timeout_s: float = 15.0
+    ) -> dict[tuple[str, str], int]:
+        """Waits until nothing is missing, and two frames more, in which what is too much would show."""
+
+        def there() -> bool:
+            return all(self.by(*pair) >= count for pair, count in expected.items())
+
+        try:
+            wait_for("the counts to come in", there, timeout_s)
+        except AssertionError as error:
+            grown = {pair: self.by(*pair) for pair in expected}
+            raise AssertionError(f"{error}; expected {expected}, grown {grown}") from error
+        self._run.wait_frames(2)
+        return {pair: self.by(*pair) for pair in expected}
+
+
+def grows(run: Run, expected: dict[tuple[str, str], int]) -> Growth:
+    return Growth(run, *expected)
