@@ -23,7 +23,7 @@ from supervisor.aggregator.stream import DISABLE
 from supervisor.config.model import Config
 from supervisor.control import Client
 from supervisor.kernel import identities, loader
-from supervisor.kernel.plans import Family
+from supervisor.kernel.plans import Preference
 from supervisor.loop import Loop
 from supervisor.pipeline import ledger, table
 from supervisor.runtime_dir import SAMPLES_SOCKET, RuntimeDir
@@ -41,11 +41,14 @@ log = logging.getLogger("ebpf-supervisor")
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How to run. stream_fd: where frames go; last_frame: stop after so many, 0 = go on."""
+    """How to run.
+
+    attach: a family of plans, or auto. stream_fd: where frames go. last_frame: stop after so many, 0 = go on.
+    """
 
     config: Config
     account: Account
-    families: tuple[Family, ...]
+    attach: str
     stream_fd: int
     last_frame: int
 
@@ -81,11 +84,11 @@ class Arbiter:
             options.account,
             runtime_dir.samples.parent,
             theirs,
-            options.families,
+            options.attach,
             kprobe_events.tag(runtime_dir.path),
             self._on_change,
         )
-        self._defines = identities.defines(self._slots, str(loader.PINS), os.cpu_count() or 1)
+        self._defines = identities.defines(self._slots, str(loader.PINS), loader.possible_cpus())
         self._core = CoreUnit(house, self._core_request, self._on_core)
         self._units = [
             ProgramUnit(
@@ -181,7 +184,7 @@ class Arbiter:
             identities.SOURCE,
             identities.HOOKS,
             "entry",
-            ("tracepoint",),
+            Preference(("tracepoint",)),
             self._defines,
             {},
             kprobe_events.tag(self._runtime_dir.path),

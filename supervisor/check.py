@@ -14,7 +14,7 @@ from supervisor import kprobe_events, logs, spawn, status_table
 from supervisor.errors import SupervisorError
 from supervisor.kernel import handover, identities, loader
 from supervisor.kernel.handover import Loaded
-from supervisor.kernel.plans import FAMILIES
+from supervisor.kernel.plans import Preference
 from supervisor.units import lacking, run_loader
 from workers.declaration import Program
 from workers.registry import all_programs
@@ -67,7 +67,7 @@ def _features() -> Iterator[Feature]:
 
 
 def _programs() -> list[dict[str, Any]]:
-    defines = identities.defines(_SLOTS, str(loader.PINS), os.cpu_count() or 1)
+    defines = {**identities.defines(_SLOTS, str(loader.PINS), loader.possible_cpus()), "SHARDS": 1}
     mark = kprobe_events.tag(Path("/check"))
     seeding = identities.Seeding(_SLOTS)
     core = _load(
@@ -76,7 +76,7 @@ def _programs() -> list[dict[str, Any]]:
             identities.SOURCE,
             identities.HOOKS,
             "entry",
-            FAMILIES,
+            Preference(),
             defines,
             {},
             mark,
@@ -98,7 +98,7 @@ def _program(program: Program, core: Loaded, defines: dict[str, str | int], mark
             reason = core.error or lacking(core.hooks)
             return {"name": program.name, "available": False, "reason": reason, "hooks": []}
         shared = {"slot_of_pid": core.maps["slot_of_pid"]}
-    request = loader.Request(program.source, program.hooks, "return", FAMILIES, defines, shared, mark)
+    request = loader.Request(program.source, program.hooks, "return", Preference(), defines, shared, mark)
     loaded = _load(program.name, request)
     attached = {hook.hook for hook in loaded.hooks if hook.attached}
     missing = [hook.name for hook in program.hooks if hook.name not in attached]

@@ -14,7 +14,6 @@ from typing import Final, NoReturn
 import supervisor
 from supervisor import logs, runtime_dir
 from supervisor.config import load as configuration
-from supervisor.config.errors import ConfigError
 from supervisor.config.model import Config
 from supervisor.config.options import PROGRAMS
 from supervisor.errors import ConfigurationError, NotPermitted, SupervisorError, UsageError
@@ -47,9 +46,9 @@ def run_command(words: Sequence[str]) -> int:
     try:
         arguments = _parser().parse_args(words)
         status: int = arguments.handler(arguments)
-    except (SupervisorError, ConfigError) as error:
+    except SupervisorError as error:
         logs.fatal(str(error))
-        return error.exit_status if isinstance(error, SupervisorError) else error.exit_code
+        return error.exit_status
     except BrokenPipeError:
         return 0
     except KeyboardInterrupt:
@@ -79,7 +78,7 @@ def _add_run(commands: "argparse._SubParsersAction[_Parser]") -> None:
     run.add_argument("--config-dir", type=Path, metavar="DIR", help="where ebpf.d.conf is")
     run.add_argument("--only", type=_programs, default=frozenset(), metavar="NAME[,NAME…]")
     run.add_argument("--load-mode", choices=("entry", "return"), help="over `ebpf load mode`")
-    run.add_argument("--attach", choices=ATTACH, help="the only kind of plan to use (default: auto)")
+    run.add_argument("--attach", choices=ATTACH, default="auto", help="the only kind of plan to use")
     run.add_argument("--ticks", type=_count, default=0, metavar="N", help="stop after N frames")
     _add_runtime_dir(run)
     run.add_argument("--user", metavar="NAME", help="account of workers and aggregator")

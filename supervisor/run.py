@@ -11,7 +11,6 @@ import setproctitle
 from supervisor import kprobe_events, logs, spawn
 from supervisor.arbiter import Arbiter, Options
 from supervisor.config.model import Config
-from supervisor.kernel.plans import FAMILIES, Family
 from supervisor.runtime_dir import RuntimeDir
 from workers.registry import all_programs
 
@@ -33,7 +32,7 @@ def run(arguments: argparse.Namespace, config: Config) -> int:
             removed += kprobe_events.clean(kprobe_events.tag(directory.path))
         for what in removed:
             log.warning("a run before this one was killed; removed %s", what)
-        options = Options(config, account, families(arguments.attach), stream_fd, arguments.ticks)
+        options = Options(config, account, arguments.attach, stream_fd, arguments.ticks)
         return Arbiter(options, all_programs(), directory).run()
     finally:
         directory.give_back()
@@ -47,11 +46,6 @@ def allow_locked_memory() -> None:
     except ValueError:
         hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)[1]
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (hard, hard))
-
-
-def families(attach: str | None) -> tuple[Family, ...]:
-    """The families of plans that may be used; a hook without one of them is unavailable."""
-    return tuple(family for family in FAMILIES if attach in (None, "auto", family))
 
 
 def take_stdout() -> int:

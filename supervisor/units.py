@@ -15,7 +15,7 @@ from supervisor.errors import SupervisorError, Unavailable
 from supervisor.kernel import handover, loader, maps
 from supervisor.kernel.handover import Loaded
 from supervisor.kernel.maps import KernelMap
-from supervisor.kernel.plans import Family, HookReport
+from supervisor.kernel.plans import FAMILIES, Family, HookReport, Preference
 from supervisor.loop import Loop
 from supervisor.spawn import Account
 from supervisor.states import State
@@ -37,7 +37,7 @@ class House:
     account: Account
     samples_dir: Path  # the children's working directory
     lifeline: socket.socket  # the children's end; ours is held open by the arbiter
-    families: tuple[Family, ...]
+    attach: str  # the command line's choice of plans, auto = the configuration's
     tag: str
     changed: Callable[[Unit], None]
 
@@ -125,6 +125,26 @@ class LoadingUnit(Unit):
         if self.loaded:
             self.loaded.close()
             self.loaded, self.kernel_bytes = None, 0
+
+
+def shards(config: ProgramConfig) -> int:
+    """Over how many rows `maps per core` spreads a process's counters: a power of two, one for each CPU."""
+    return 1 << (loader.possible_cpus() - 1).bit_length() if config.maps_per_core else 1
+
+
+# `ebpf co-re tracing` in our words.
+_TRACING: Mapping[str, Family] = {"trampoline": "fentry", "probe": "kprobe", "tracepoint": "tracepoint"}
+
+
+def preference(attach: str, config: ProgramConfig) -> Preference:
+    """Which plans to use. The command line's word is the only family; of the configuration, `legacy` leaves
+    trampolines out, and a tracing other than the default one is tried first."""
+    only = [family for family in FAMILIES if family == attach]
+    if only:
+        return Preference(tuple(only))
+    if config.type_format == "legacy":
+        return Preference(("kprobe", "tracepoint"))
+    return Preference(first=None if config.co_re_tracing == "trampoline" else _TRACING[config.co_re_tracing])
 
 
 def lacking(hooks: list[HookReport]) -> str:
@@ -221,8 +241,8 @@ class ProgramUnit(LoadingUnit):
             self.program.source,
             self.program.hooks,
             self.config.load_mode,
-            self.house.families,
-            self._defines,
+            preference(self.house.attach, self.config),
+            {**self._defines, "SHARDS": shards(self.config)},
             shared,
             f"{self.house.tag}_{self.name}",
             prepare,

@@ -126,7 +126,13 @@ class _Worker:
         return read(self._given.maps)
 
     def _read_rows(self, maps: Maps) -> U64Array:
-        return maps["rows"].words()[:, : len(self._program.columns)]
+        """The first columns of the map `rows`, a slot's shards added up."""
+        words = maps["rows"].words()[:, : len(self._program.columns)]
+        slots = self._given.table_shape.rows
+        if len(words) == slots:
+            return words
+        summed: U64Array = words.reshape(slots, -1, words.shape[1]).sum(axis=1, dtype=np.uint64)
+        return summed
 
     def close(self) -> None:
         self._sender.close()

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Final, cast
 
 from supervisor.config import ini
-from supervisor.config.errors import ConfigError
 from supervisor.config.files import UnusableFileError, content
 from supervisor.config.kinds import TRUE_WORDS, written
 from supervisor.config.model import (
@@ -41,6 +40,7 @@ from supervisor.config.options import (
 )
 from supervisor.config.problems import Problem, escaped, suggestion, told
 from supervisor.config.settings import Settings, defaults, evaluate, inherited
+from supervisor.errors import ConfigurationError
 
 PACKAGED: Final = Path(__file__).resolve().parents[2] / "conf"
 MAIN_FILES: Final = ("ebpf.d.conf", "ebpf.conf")
@@ -71,8 +71,8 @@ class _Demands:
 def search_path(config_dir: Path | None, environ: Mapping[str, str]) -> list[Path]:
     """The folders to search, the most telling one first.
 
-    A folder that the user named is the only one, and must be there: raises ConfigError. Those that Netdata
-    names in its environment may be missing; the packaged folder stands behind them.
+    A folder that the user named is the only one, and must be there: raises ConfigurationError. Those that
+    Netdata names in its environment may be missing; the packaged folder stands behind them.
     """
     if config_dir is not None:
         _require_folder(config_dir)
@@ -141,9 +141,11 @@ def _require_folder(folder: Path) -> None:
     try:
         mode = folder.stat().st_mode
     except OSError as error:
-        raise ConfigError(f"{_named(folder)}: {error.strerror}; name the folder of ebpf.d.conf") from error
+        raise ConfigurationError(
+            f"{_named(folder)}: {error.strerror}; name the folder of ebpf.d.conf"
+        ) from error
     if not stat.S_ISDIR(mode):
-        raise ConfigError(f"{_named(folder)}: not a folder; name the folder of ebpf.d.conf")
+        raise ConfigurationError(f"{_named(folder)}: not a folder; name the folder of ebpf.d.conf")
 
 
 def _named(folder: Path) -> str:

@@ -20,12 +20,12 @@ from supervisor.errors import Unavailable
 from supervisor.kernel.handover import Loaded
 from supervisor.kernel.maps import KernelMap, MapInfo
 from supervisor.kernel.plans import (
-    Family,
     Hook,
     HookReport,
     Mechanism,
     Mode,
     Plan,
+    Preference,
     Target,
     choose,
     function_name,
@@ -56,7 +56,7 @@ class Request:
     source: str
     hooks: tuple[Hook, ...]
     mode: Mode
-    families: tuple[Family, ...]
+    preference: Preference
     defines: Mapping[str, str | int]
     shared: Mapping[str, KernelMap]
     tag: str
@@ -95,9 +95,17 @@ def load(request: Request) -> Loaded:
         request.prepare(tables)
     attacher = _Attacher(module, request)
     reports = missing + attacher.attach_hooks(candidates, tables)
+    order = [hook.name for hook in request.hooks]
+    reports.sort(key=lambda report: order.index(report.hook))
     if request.finish:
         request.finish(tables)
     return Loaded(maps, attacher.links, reports)
+
+
+def possible_cpus() -> int:
+    """One more than the highest number that a CPU can have here, online or not; text like `0-3,8-11`."""
+    text = Path("/sys/devices/system/cpu/possible").read_text()
+    return int(text.strip().replace(",", "-").split("-")[-1]) + 1
 
 
 def _bcc() -> Any:
@@ -136,15 +144,15 @@ def _candidates(request: Request) -> tuple[dict[str, list[Plan]], list[HookRepor
     for hook in request.hooks:
         plans[hook.name] = []
         declared = hook.plans(request.mode)
-        allowed = choose(declared, request.families)
+        allowed = choose(declared, request.preference)
         if declared and not allowed:
-            wanted = " or ".join(request.families)
+            wanted = " or ".join(request.preference.families)
             reports.append(HookReport(hook.name, wanted, "", False, f"this hook has no {wanted} plan"))
         for plan in allowed:
             lacking = [t for t in plan.targets if not _exists(plan, t, symbols)]
             required = [t for t in lacking if not t.optional]
             reports += [
-                HookReport(hook.name, plan.mechanism, t.symbol, False, "this kernel does not have it")
+                HookReport(hook.name, plan.mechanism_of(t), t.symbol, False, "this kernel does not have it")
                 for t in required
             ]
             if not required:

@@ -82,11 +82,18 @@ class HookReport:
     reason: str = ""
 
 
-def choose(plans: Iterable[Plan], families: Iterable[Family]) -> list[Plan]:
-    """Plans of the allowed families, in the order of the families when these are given by the user
-    (one family), else in the order of the declaration."""
-    allowed = set(families)
-    return [plan for plan in plans if plan.family in allowed]
+def choose(plans: Iterable[Plan], preference: "Preference") -> list[Plan]:
+    """The plans that may be used, the preferred family's first, else in the order of the declaration."""
+    allowed = [plan for plan in plans if plan.family in preference.families]
+    return sorted(allowed, key=lambda plan: plan.family != preference.first)
+
+
+@dataclass(frozen=True)
+class Preference:
+    """Which families of plans may be used, and which of them is tried first (None: as declared)."""
+
+    families: tuple[Family, ...] = FAMILIES
+    first: Family | None = None
 
 
 def function_name(hook: Hook, plan: Plan, target: Target) -> str:
