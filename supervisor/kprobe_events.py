@@ -11,10 +11,10 @@ import zlib
 from pathlib import Path
 from typing import Final
 
-from supervisor import linux, spawn
+from supervisor import logs, spawn
+from supervisor.kernel import namespace
 
 PMU: Final = Path("/sys/bus/event_source/devices/kprobe")
-_TRACEFS: Final = Path("/sys/kernel/tracing")
 
 log = logging.getLogger("cleanup")
 
@@ -53,27 +53,25 @@ def remove(mark: str, events: Path) -> list[str]:
     return gone
 
 
-def remove_in_namespace(mark: str) -> list[str]:
-    """The same where no tracefs may be mounted: it is, out of sight, in a process of its own."""
-    if not (_TRACEFS / "events").is_dir():
-        linux.unshare(linux.CLONE_NEWNS)
-        linux.mount("none", "/", None, linux.MS_REC | linux.MS_PRIVATE)
-        linux.mount("tracefs", str(_TRACEFS), "tracefs", linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC)
-    return remove(mark, _TRACEFS / "kprobe_events")
-
-
 def clean(mark: str) -> list[str]:
-    """Removes our lines in a child, which tells what it removed on its stderr, line by line."""
+    """Removes our lines, in a child with a tracefs of its own: none may be mounted here. Returns what went."""
 
     def main() -> int:
-        for line in remove_in_namespace(mark):
+        namespace.enter()
+        for line in remove(mark, namespace.TRACEFS / "kprobe_events"):
             log.info("%s", line)
         return 0
 
     child = spawn.spawn("cleaner", main, set(), None, "info")
-    with open(child.stderr_fd, closefd=False) as stderr:
-        os.set_blocking(child.stderr_fd, True)
-        told = [line.rstrip("\n").removeprefix("<6>") for line in stderr]
-    child.reap()
+    os.set_blocking(child.stderr_fd, True)
+    removed = []
+    with open(child.stderr_fd, closefd=False, encoding="utf-8", errors="backslashreplace") as stderr:
+        for line in stderr:
+            level, text = logs.parse_child_line(line.rstrip("\n"))
+            if level == logging.INFO:
+                removed.append(text)
+            else:
+                log.log(level, "%s", text)
+    os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED)
     child.close()
-    return told
+    return removed

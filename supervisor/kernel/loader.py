@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from supervisor import linux
 from supervisor.errors import Unavailable
+from supervisor.kernel import namespace
 from supervisor.kernel.handover import Loaded
 from supervisor.kernel.maps import KernelMap, MapInfo
 from supervisor.kernel.plans import (
@@ -33,8 +34,7 @@ from supervisor.kernel.plans import (
 )
 
 SOURCES: Final = Path(__file__).resolve().parents[2] / "kernel_progs"
-TRACEFS: Final = Path("/sys/kernel/tracing")
-PINS: Final = Path("/sys/fs/bpf")
+PINS: Final = namespace.BPFFS
 
 # Values of the kernel's enum bpf_prog_type.
 _PROGRAM_TYPE: Final = {"kprobe": 2, "kretprobe": 2, "tracepoint": 5, "fentry": 26, "fexit": 26}
@@ -117,14 +117,9 @@ def _bcc() -> Any:
 def _enter_namespace() -> None:
     """A mount namespace of our own, with tracefs and an empty bpffs."""
     try:
-        linux.unshare(linux.CLONE_NEWNS)
-        linux.mount("none", "/", None, linux.MS_REC | linux.MS_PRIVATE)
-        flags = linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC
-        if not (TRACEFS / "events").is_dir():
-            linux.mount("tracefs", str(TRACEFS), "tracefs", flags)
-        linux.mount("bpf", str(PINS), "bpf", flags)
+        namespace.enter()
     except OSError as error:
-        raise Unavailable(f"no private mount namespace with tracefs and bpffs: {error.strerror}") from error
+        raise Unavailable(f"no private mount namespace with tracefs and bpffs: {error}") from error
 
 
 def _pin(shared: Mapping[str, KernelMap]) -> None:
@@ -170,7 +165,7 @@ def _kernel_functions() -> frozenset[str]:
 
 def _exists(plan: Plan, target: Target, symbols: frozenset[str]) -> bool:
     if plan.mechanism == "tracepoint":
-        return (TRACEFS / "events" / target.symbol.replace(":", "/") / "format").exists()
+        return (namespace.TRACEFS / "events" / target.symbol.replace(":", "/") / "format").exists()
     return target.symbol in symbols
 
 
