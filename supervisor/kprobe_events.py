@@ -54,7 +54,7 @@ def remove(mark: str, events: Path) -> list[str]:
 
 
 def clean(mark: str) -> list[str]:
-    """Removes our lines, in a child with a tracefs of its own: none may be mounted here. Returns what went."""
+    """Removes our lines, in a child with a tracefs of its own, and returns what went."""
 
     def main() -> int:
         namespace.enter()

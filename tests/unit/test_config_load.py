@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from supervisor.config.errors import ConfigError
 from supervisor.config.load import PACKAGED, check, load, search_path, wants_internal_charts
 from supervisor.config.model import Config, ProgramConfig, Supervision
 from supervisor.config.options import PROGRAMS
+from supervisor.errors import ConfigurationError
 
 
 def write(folder: Path, name: str, text: str) -> Path:
@@ -97,13 +97,13 @@ def test_a_variable_that_is_empty_or_missing_names_no_folder() -> None:
 
 
 def test_a_named_folder_that_does_not_exist_is_a_configuration_error(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no: No such file or directory; name the folder") as caught:
+    with pytest.raises(ConfigurationError, match="no: No such file or directory; name the folder") as caught:
         search_path(tmp_path / "no", {})
-    assert caught.value.exit_code == 78
+    assert caught.value.exit_status == 78
 
 
 def test_a_named_folder_that_is_a_file_is_a_configuration_error(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="not a folder"):
+    with pytest.raises(ConfigurationError, match="not a folder"):
         search_path(write(tmp_path, "ebpf.d.conf", ""), {})
 
 
