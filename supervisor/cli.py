@@ -9,14 +9,15 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final
 
 import supervisor
 from supervisor import logs, runtime_dir
 from supervisor.config import load as configuration
 from supervisor.config.model import Config
 from supervisor.config.options import PROGRAMS
-from supervisor.errors import ConfigurationError, NotPermitted, SupervisorError, UsageError
+from supervisor.errors import ConfigurationError, NotPermitted, SupervisorError
+from supervisor.usage import Parser
 
 ATTACH: Final = ("auto", "fentry", "kprobe", "tracepoint")
 
@@ -27,13 +28,6 @@ examples:
   ebpf-supervisor run --ticks 10           ten frames, then an orderly end
   ebpf-supervisor check                    what this kernel offers, hook by hook
 """
-
-
-class _Parser(argparse.ArgumentParser):
-    """Wrong usage is one line and exit status 2."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}; see `{self.prog} --help`")
 
 
 def main() -> None:
@@ -57,7 +51,7 @@ def run_command(words: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="ebpf-supervisor",
         description="Counts what the kernel does, by process, and writes it as a Netdata plugin stream.",
         epilog=EXAMPLES,
@@ -72,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_run(commands: "argparse._SubParsersAction[_Parser]") -> None:
+def _add_run(commands: "argparse._SubParsersAction[Parser]") -> None:
     run = commands.add_parser("run", help="collect, and write the stream to stdout")
     run.add_argument("update_every", nargs="?", type=_seconds, metavar="UPDATE_EVERY", help="seconds")
     run.add_argument("--config-dir", type=Path, metavar="DIR", help="where ebpf.d.conf is")
@@ -85,19 +79,19 @@ def _add_run(commands: "argparse._SubParsersAction[_Parser]") -> None:
     run.set_defaults(handler=_run)
 
 
-def _add_check(commands: "argparse._SubParsersAction[_Parser]") -> None:
+def _add_check(commands: "argparse._SubParsersAction[Parser]") -> None:
     check = commands.add_parser("check", help="can this kernel do it: features, programs, hooks")
     check.add_argument("--json", action="store_true")
     check.set_defaults(handler=_check)
 
 
-def _add_check_config(commands: "argparse._SubParsersAction[_Parser]") -> None:
+def _add_check_config(commands: "argparse._SubParsersAction[Parser]") -> None:
     check = commands.add_parser("check-config", help="every error of every file at once")
     check.add_argument("--config-dir", type=Path, metavar="DIR")
     check.set_defaults(handler=_check_config)
 
 
-def _add_cleanup(commands: "argparse._SubParsersAction[_Parser]") -> None:
+def _add_cleanup(commands: "argparse._SubParsersAction[Parser]") -> None:
     cleanup = commands.add_parser("cleanup", help="remove what a killed run can have left")
     _add_runtime_dir(cleanup)
     cleanup.set_defaults(handler=_cleanup)

@@ -6,11 +6,12 @@ import socket
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 import supervisor
 from supervisor import runtime_dir
-from supervisor.errors import SupervisorError, UsageError
+from supervisor.errors import SupervisorError
+from supervisor.usage import Parser
 
 WELL: Final = frozenset({"RUNNING", "UNAVAILABLE"})
 # Exit status of `status`, as LSB has it for init scripts.
@@ -40,11 +41,6 @@ class Refused(SupervisorError):
     """The supervisor says no."""
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}; see `ebpfctl --help`")
-
-
 def main() -> None:
     """Entry point."""
     sys.exit(run_command(sys.argv[1:]))
@@ -68,7 +64,7 @@ def run_command(words: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="ebpfctl",
         description="Asks and steers a running ebpf-supervisor.",
         epilog=EXAMPLES,

@@ -5,19 +5,18 @@ It has no privilege, no kernel object of its own, and no state that its successo
 """
 
 import select
-import signal
 import socket
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 import numpy as np
 
 from supervisor.kernel.maps import KernelMap, Maps, U64Array
 from supervisor.pipeline import ledger, sample, table
 from supervisor.pipeline.channel import Sender
+from supervisor.stop import StopFlag
 from workers.declaration import Program
 
 
@@ -49,7 +48,7 @@ class Assignment:
 
 def run(assignment: Assignment) -> int:
     """The worker's main function; returns its exit status."""
-    stop = _StopFlag()
+    stop = StopFlag()
     worker = _Worker(assignment)
     worker.sample()
     assignment.ready.send(b"READY")
@@ -68,23 +67,6 @@ def run(assignment: Assignment) -> int:
         worker.sample()
     worker.close()
     return 0
-
-
-class _StopFlag:
-    """Set by SIGTERM, which also makes `wakeup` readable."""
-
-    def __init__(self) -> None:
-        self._set = False
-        self.wakeup, self._sender = socket.socketpair()
-        self._sender.setblocking(False)
-        signal.signal(signal.SIGTERM, self._on_signal)
-        signal.set_wakeup_fd(self._sender.fileno())
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self._set = True
-
-    def __bool__(self) -> bool:
-        return self._set
 
 
 class _Worker:

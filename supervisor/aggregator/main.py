@@ -5,13 +5,11 @@ how far all is settled · one frame. A program that is late is simply not in tha
 """
 
 import logging
-import signal
 import socket
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Final
 
 import numpy as np
@@ -28,6 +26,7 @@ from supervisor.kernel.identities import SETTLED_NS
 from supervisor.kernel.maps import KernelMap
 from supervisor.pipeline.channel import Receiver
 from supervisor.pipeline.sample import BadSample, unpack
+from supervisor.stop import StopFlag, hung_up
 from workers.declaration import Program
 
 # Exit statuses that the supervisor understands.
@@ -86,7 +85,7 @@ class Assignment:
 
 def run(assignment: Assignment) -> int:
     """The aggregator's main function; returns its exit status."""
-    stop = _Stop()
+    stop = StopFlag()
     with Receiver(assignment.samples_path) as receiver:
         receiver.watch(assignment.lifeline.fileno())
         receiver.watch(stop.wakeup.fileno())
@@ -94,7 +93,7 @@ def run(assignment: Assignment) -> int:
         assignment.ready.send(b"READY")
         try:
             while not stop:
-                if _hung_up(assignment.lifeline):
+                if hung_up(assignment.lifeline):
                     return STOPPED
                 if aggregator.cycle(stop):
                     return DONE
@@ -102,31 +101,6 @@ def run(assignment: Assignment) -> int:
             return DONE
         aggregator.commit()
     return STOPPED
-
-
-class _Stop:
-    """Set by SIGTERM, which also ends any wait."""
-
-    def __init__(self) -> None:
-        self._set = False
-        self.wakeup, self._sender = socket.socketpair()
-        self._sender.setblocking(False)
-        signal.signal(signal.SIGTERM, self._on_signal)
-        signal.set_wakeup_fd(self._sender.fileno())
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self._set = True
-
-    def __bool__(self) -> bool:
-        return self._set
-
-
-def _hung_up(lifeline: socket.socket) -> bool:
-    """Nothing is ever sent on the lifeline: that it can be read means that its other end has gone."""
-    try:
-        return lifeline.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK) == b""
-    except BlockingIOError:
-        return False
 
 
 class _Aggregator:
@@ -155,7 +129,7 @@ class _Aggregator:
             if account.program.kind == "slot":
                 self._exposed |= account.ledger.announced[1:].astype(np.bool_)
 
-    def cycle(self, stop: _Stop) -> bool:
+    def cycle(self, stop: StopFlag) -> bool:
         """One tick; True when the last frame asked for has been written."""
         tick = time.monotonic_ns() // (self._given.update_every_s * _NS) + 1
         self._wait_until(tick * self._given.update_every_s * _NS, stop)
@@ -178,15 +152,15 @@ class _Aggregator:
         self._settle()
         self._board.progress[boards.CYCLE_NS] = time.monotonic_ns()
 
-    def _wait_until(self, due_ns: int, stop: _Stop) -> None:
+    def _wait_until(self, due_ns: int, stop: StopFlag) -> None:
         """Until the tick begins; samples that come early are taken in."""
         while not stop and (left_ns := due_ns - time.monotonic_ns()) > 0:
             if self._receiver.wait(left_ns / _NS):
                 self._drain()
-            elif _hung_up(self._given.lifeline):
+            elif hung_up(self._given.lifeline):
                 return
 
-    def _gather(self, tick: int, stop: _Stop) -> None:
+    def _gather(self, tick: int, stop: StopFlag) -> None:
         """Until every program that is due has announced its sample, or it is too late for the frame."""
         every_s = self._given.update_every_s
         deadline_ns = time.monotonic_ns() + int(min(_LATE_MOST_S, _LATE_SHARE * every_s) * _NS)
@@ -194,7 +168,7 @@ class _Aggregator:
         while not stop and (left_ns := deadline_ns - time.monotonic_ns()) > 0 and self._missing(now_s):
             if self._receiver.wait(left_ns / _NS):
                 self._drain()
-            elif _hung_up(self._given.lifeline):
+            elif hung_up(self._given.lifeline):
                 return
 
     def _missing(self, now_s: int) -> bool:
