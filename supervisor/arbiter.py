@@ -7,10 +7,10 @@ import signal
 import socket
 import stat
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Any, Final
+from typing import Final
 
 import supervisor
 from supervisor import control, kprobe_events, status
@@ -20,15 +20,15 @@ from supervisor.aggregator import identities as slot_groups
 from supervisor.aggregator import main as aggregator
 from supervisor.aggregator.output import reader_gone, widen
 from supervisor.aggregator.stream import DISABLE
+from supervisor.commands import Commands
 from supervisor.config.model import Config
-from supervisor.control import Client
 from supervisor.kernel import identities, loader
 from supervisor.kernel.plans import Preference
 from supervisor.loop import Loop
 from supervisor.pipeline import ledger, table
 from supervisor.runtime_dir import SAMPLES_SOCKET, RuntimeDir
 from supervisor.spawn import Account
-from supervisor.states import HAS_PROCESS, SETTLED, State
+from supervisor.states import HAS_PROCESS, State
 from supervisor.unit import Unit
 from supervisor.units import AggregatorUnit, CoreUnit, House, ProgramUnit, close_storage
 from workers.declaration import Program
@@ -60,12 +60,12 @@ class Arbiter:
         self._options = options
         self._config = options.config
         self._runtime_dir = runtime_dir
-        self._loop = Loop()
-        self._started_s = time.monotonic()
-        self._ending = False
+        self.loop = Loop()
+        self.started_s = time.monotonic()
+        self.ending = False
         self._exit_status = 0
-        self._waiting: list[tuple[Client, list[Unit], frozenset[State]]] = []
         self._previous_round_s = time.monotonic()
+        self._commands = Commands(self)
         self._lifeline, theirs = socket.socketpair()
         self._groups, problems = apps_groups.read(self._config.apps_groups_path)
         for problem in problems:
@@ -79,7 +79,7 @@ class Arbiter:
         self._slots = max((c.pid_table_size for c in enabled), default=self._config.pid_table_size)
         self._identities_fd = slot_groups.create(self._slots)
         house = House(
-            self._loop,
+            self.loop,
             self._config.supervision,
             options.account,
             runtime_dir.samples.parent,
@@ -89,92 +89,92 @@ class Arbiter:
             self._on_change,
         )
         self._defines = identities.defines(self._slots, str(loader.PINS), loader.possible_cpus())
-        self._core = CoreUnit(house, self._core_request, self._on_core)
-        self._units = [
+        self.core = CoreUnit(house, self._core_request, self._on_core)
+        self.units = [
             ProgramUnit(
                 number,
                 programs[config.name],
                 config,
                 self._storage(programs[config.name]),
                 house,
-                self._core,
+                self.core,
                 self._defines,
                 self._set_attached,
             )
             for number, config in enumerate(enabled)
         ]
-        self._aggregator = AggregatorUnit(house, self._assign, self._on_aggregator_done)
+        self.aggregator = AggregatorUnit(house, self._assign, self._on_aggregator_done)
 
     # ---- the run
 
     def run(self) -> int:
         """Runs until it is told to stop, its reader goes, or nothing can be collected; the exit status."""
         widen(self._options.stream_fd)
-        server = control.Server(self._runtime_dir.control, self._loop, self._handlers())
+        server = control.Server(self._runtime_dir.control, self.loop, self._commands.handlers())
         self._watch_signals()
         self._watch_stdin()
         try:
             self._start_all()
-            self._loop.after(_ROUND_S, self._round)
-            self._loop.run()
+            self.loop.after(_ROUND_S, self._round)
+            self.loop.run()
         finally:
             server.close()
             self._release()
         return self._exit_status
 
     def _start_all(self) -> None:
-        names = ", ".join(unit.name for unit in self._units) or "none"
+        names = ", ".join(unit.name for unit in self.units) or "none"
         log.info("version %s, kernel %s, programs: %s", supervisor.__version__, os.uname().release, names)
         # The core first: the hooks of a fork must be there before anything is counted by process.
         if self._by_process():
-            self._core.start()
+            self.core.start()
         else:
-            self._aggregator.start()
-        for unit in self._units:
+            self.aggregator.start()
+        for unit in self.units:
             unit.start()
         self._check_hopeless()
 
     def _by_process(self) -> bool:
-        return any(unit.program.kind == "slot" for unit in self._units)
+        return any(unit.program.kind == "slot" for unit in self.units)
 
     def _on_core(self) -> None:
         """The identities are there, or never will be."""
-        if self._aggregator.state is State.STOPPED and not self._ending:
-            self._aggregator.start()
-        for unit in self._units:
+        if self.aggregator.state is State.STOPPED and not self.ending:
+            self.aggregator.start()
+        for unit in self.units:
             unit.core_is_ready()
 
     def end(self, why: str, exit_status: int = 0) -> None:
         """Begins the orderly end: workers, then the aggregator, then the kernel objects."""
-        if self._ending:
+        if self.ending:
             return
         log.info("stopping: %s", why)
-        self._ending, self._exit_status = True, exit_status
+        self.ending, self._exit_status = True, exit_status
         # A last sample is worth a worker's while only if somebody is there to take it.
-        heard = self._aggregator.state is State.RUNNING
-        for unit in self._units:
+        heard = self.aggregator.state is State.RUNNING
+        for unit in self.units:
             unit.stop(signal.SIGTERM if heard else signal.SIGKILL)
         self._end_further()
 
     def _end_further(self) -> None:
         """Called at each change of state while ending."""
-        if any(unit.state in HAS_PROCESS for unit in self._units):
+        if any(unit.state in HAS_PROCESS for unit in self.units):
             return
-        if self._aggregator.state is not State.STOPPED:
-            self._aggregator.stop()
-        elif self._core.child:
-            self._core.stop()
+        if self.aggregator.state is not State.STOPPED:
+            self.aggregator.stop()
+        elif self.core.child:
+            self.core.stop()
         else:
-            self._loop.stop()
+            self.loop.stop()
 
     def _release(self) -> None:
-        for unit in [*self._units, self._core]:
+        for unit in [*self.units, self.core]:
             unit.unload()
-        for program in self._units:
+        for program in self.units:
             close_storage(program.storage)
         if not kprobe_events.PMU.exists():
             kprobe_events.clean(kprobe_events.tag(self._runtime_dir.path))
-        self._loop.close()
+        self.loop.close()
 
     # ---- what units need
 
@@ -205,11 +205,11 @@ class Arbiter:
         )
 
     def _assign(self, ready: socket.socket) -> aggregator.Assignment:
-        core = self._core.loaded.maps if self._core.loaded else {}
+        core = self.core.loaded.maps if self.core.loaded else {}
         return aggregator.Assignment(
             tuple(
                 aggregator.Duty(u.program, u.storage, u.config.update_every_s, u.config.apps)
-                for u in self._units
+                for u in self.units
             ),
             self._groups,
             {name: core[name] for name in ("task", "words")} if core else {},
@@ -217,10 +217,10 @@ class Arbiter:
             self._identities_fd,
             self._options.stream_fd,
             Path(SAMPLES_SOCKET),
-            min((u.config.update_every_s for u in self._units), default=self._config.update_every_s),
+            min((u.config.update_every_s for u in self.units), default=self._config.update_every_s),
             self._options.last_frame,
             ready,
-            self._core.house.lifeline,
+            self.core.house.lifeline,
         )
 
     def _set_attached(self, number: int, generation: int) -> None:
@@ -230,17 +230,16 @@ class Arbiter:
 
     def _on_change(self, unit: Unit) -> None:
         """A unit has changed its state."""
-        for waiting in list(self._waiting):
-            self._answer_if_settled(waiting)
-        if self._ending:
-            self._loop.after(0, self._end_further)
+        self._commands.state_changed()
+        if self.ending:
+            self.loop.after(0, self._end_further)
         elif unit.state in (State.UNAVAILABLE, State.FATAL):
-            self._loop.after(0, self._check_hopeless)
+            self.loop.after(0, self._check_hopeless)
 
     def _check_hopeless(self) -> None:
         """Nothing can be collected and nothing ever was: the agent should not try again."""
-        lost = all(unit.state in (State.UNAVAILABLE, State.FATAL) for unit in self._units)
-        if lost and not self._frames() and not self._ending:
+        lost = all(unit.state in (State.UNAVAILABLE, State.FATAL) for unit in self.units)
+        if lost and not self.frames() and not self.ending:
             log.error("nothing can be collected on this kernel; `ebpf-supervisor check` says why")
             if not reader_gone(self._options.stream_fd):
                 os.write(self._options.stream_fd, DISABLE)
@@ -258,7 +257,7 @@ class Arbiter:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
             signal.signal(number, _noted)
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-        self._loop.watch(self._wakeup.fileno(), self._on_signal)
+        self.loop.watch(self._wakeup.fileno(), self._on_signal)
 
     def _on_signal(self) -> None:
         for number in self._wakeup.recv(64):
@@ -272,25 +271,25 @@ class Arbiter:
         except OSError:
             return
         if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
-            self._loop.watch(0, self._on_stdin)
+            self.loop.watch(0, self._on_stdin)
 
     def _on_stdin(self) -> None:
         """Nothing that an agent asks for here is offered; newer ones say QUIT before they end."""
         data = os.read(0, 65536)
         if not data or b"QUIT" in data.split():
-            self._loop.unwatch(0)
+            self.loop.unwatch(0)
             self.end("the agent has closed our stdin" if not data else "the agent said QUIT")
 
     def _round(self) -> None:
         """Once a second: the reader, the hung, the rates."""
-        self._loop.after(_ROUND_S, self._round)
+        self.loop.after(_ROUND_S, self._round)
         now_s = time.monotonic()
         late = now_s - self._previous_round_s > 2 * _ROUND_S
         self._previous_round_s = now_s
         if reader_gone(self._options.stream_fd):
             self.end("nobody reads the stream any more")
         # After a pause of our own (a stop, a suspended machine) everybody looks hung.
-        if not late and not self._ending:
+        if not late and not self.ending:
             self._kill_hung(now_s)
         for number, counted in enumerate(self._board.events.tolist()):
             at_s, before = self._events[number]
@@ -300,133 +299,29 @@ class Arbiter:
 
     def _kill_hung(self, now_s: float) -> None:
         ticks = self._config.supervision.hung_after_ticks
-        for unit in self._units:
+        for unit in self.units:
             if unit.state is State.RUNNING:
                 last_s = table.heartbeat(unit.storage.table_fd).published_ns / 1e9
                 limit_s = ticks * unit.config.update_every_s
                 if now_s - last_s > limit_s and unit.running_s > limit_s:
                     unit.kill(f"hung: no sample for {now_s - last_s:.1f} s")
-        every_s = min((u.config.update_every_s for u in self._units), default=self._config.update_every_s)
+        every_s = min((u.config.update_every_s for u in self.units), default=self._config.update_every_s)
         limit_s = ticks * every_s
         last_s = int(self._board.progress[boards.CYCLE_NS]) / 1e9
-        running = self._aggregator.state is State.RUNNING and self._aggregator.running_s > limit_s
+        running = self.aggregator.state is State.RUNNING and self.aggregator.running_s > limit_s
         if running and now_s - last_s > limit_s:
-            self._aggregator.kill(f"hung: no cycle for {now_s - last_s:.1f} s")
+            self.aggregator.kill(f"hung: no cycle for {now_s - last_s:.1f} s")
 
-    # ---- commands
+    # ---- what commands see
 
-    def _handlers(self) -> dict[str, control.Handler]:
-        return {
-            "status": self._command_status,
-            "start": lambda c, n, r: self._command_change(c, n, Unit.start, SETTLED - {State.STOPPED}),
-            "stop": lambda c, n, r: self._command_change(c, n, Unit.stop, frozenset({State.STOPPED})),
-            "restart": self._command_restart,
-            "tail": self._command_tail,
-            "shutdown": self._command_shutdown,
-            "version": lambda c, n, r: c.answer({"ok": True, "version": supervisor.__version__}),
-        }
-
-    def _select(self, client: Client, names: tuple[str, ...], units: list[Unit]) -> list[Unit] | None:
-        """The units of these names; answers the client and returns None when one is unknown."""
-        if names == ("all",):
-            return units
-        known = {unit.name: unit for unit in units}
-        unknown = [name for name in names if name not in known]
-        if unknown or not names:
-            what = f"{unknown[0]}: no such program" if unknown else "name a program, or all"
-            client.fail(f"{what}; there are {', '.join(known)}")
-            return None
-        return [known[name] for name in dict.fromkeys(names)]
-
-    def _command_status(self, client: Client, names: tuple[str, ...], request: Mapping[str, Any]) -> None:
-        units = self._select(client, names or ("all",), list(self._units))
-        if units is None:
-            return
-        core_bytes = self._core.kernel_bytes + sum(unit.kernel_bytes for unit in self._units)
-        answer = status.overall(supervisor.__version__, self._started_s, self._frames(), core_bytes)
-        answer["aggregator"] = status.of_unit(self._aggregator)
-        answer["programs"] = [
-            status.of_program(unit, self._counts(unit)) for unit in self._units if unit in units
-        ]
-        client.answer({"ok": True, **answer})
-
-    def _counts(self, unit: ProgramUnit) -> status.Counts:
+    def counts(self, unit: ProgramUnit) -> status.Counts:
         number = unit.number
         return status.Counts(
             int(self._board.taken[number]), int(self._board.lost[number]), self._rates[number]
         )
 
-    def _frames(self) -> int:
+    def frames(self) -> int:
         return int(self._board.progress[boards.FRAMES])
-
-    def _command_change(
-        self, client: Client, names: tuple[str, ...], act: Callable[[Unit], None], until: frozenset[State]
-    ) -> None:
-        units = self._select(client, names, list(self._units))
-        if units is None:
-            return
-        for unit in units:
-            act(unit)
-        self._wait(client, units, until)
-
-    def _command_restart(self, client: Client, names: tuple[str, ...], request: Mapping[str, Any]) -> None:
-        """Stops, then starts what has stopped."""
-        units = self._select(client, names, [*self._units, self._aggregator])
-        if units is None:
-            return
-        for unit in units:
-            unit.stop()
-        self._restart_stopped(client, units, set(units))
-
-    def _restart_stopped(self, client: Client, units: list[Unit], left: set[Unit]) -> None:
-        for unit in list(left):
-            if unit.state is State.STOPPED and not self._ending:
-                left.discard(unit)
-                unit.start()
-        if left and not self._ending:
-            self._loop.after(0.02, lambda: self._restart_stopped(client, units, left))
-        else:
-            self._wait(client, units, SETTLED - {State.STOPPED})
-
-    def _wait(self, client: Client, units: list[Unit], until: frozenset[State]) -> None:
-        """Answers when all units have come to one of these states."""
-        waiting = (client, units, until)
-        self._waiting.append(waiting)
-        client.on_close.append(lambda: self._waiting.remove(waiting) if waiting in self._waiting else None)
-        self._answer_if_settled(waiting)
-
-    def _answer_if_settled(self, waiting: tuple[Client, list[Unit], frozenset[State]]) -> None:
-        client, units, until = waiting
-        if all(unit.state in until for unit in units) and waiting in self._waiting:
-            self._waiting.remove(waiting)
-            states = [
-                {"name": unit.name, "state": unit.state.value, "description": unit.description}
-                for unit in units
-            ]
-            client.answer({"ok": True, "programs": states})
-
-    def _command_tail(self, client: Client, names: tuple[str, ...], request: Mapping[str, Any]) -> None:
-        units = self._select(client, names, [*self._units, self._aggregator, self._core])
-        if units is None:
-            return
-        if not request.get("follow"):
-            client.answer({"ok": True, "lines": [line for unit in units for line in unit.ring]})
-            return
-        for unit in units:
-            for line in unit.ring:
-                client.answer({"ok": True, "line": line}, last=False)
-            self._follow(client, unit)
-
-    def _follow(self, client: Client, unit: Unit) -> None:
-        def tell(line: str) -> None:
-            client.answer({"ok": True, "line": line}, last=False)
-
-        unit.followers.append(tell)
-        client.on_close.append(lambda: unit.followers.remove(tell))
-
-    def _command_shutdown(self, client: Client, names: tuple[str, ...], request: Mapping[str, Any]) -> None:
-        client.answer({"ok": True})
-        self.end("asked to by ebpfctl")
 
 
 def _noted(number: int, frame: FrameType | None) -> None:

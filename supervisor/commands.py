@@ -1,0 +1,152 @@
+"""What ebpfctl may ask for, and what is done about it."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import supervisor
+from supervisor import control, status
+from supervisor.control import Client
+from supervisor.loop import Loop
+from supervisor.states import SETTLED, State
+from supervisor.unit import Unit
+from supervisor.units import AggregatorUnit, CoreUnit, ProgramUnit
+
+
+class Arbiter(Protocol):
+    """What commands need of it."""
+
+    units: list[ProgramUnit]
+    core: CoreUnit
+    aggregator: AggregatorUnit
+    loop: Loop
+    started_s: float
+    ending: bool
+
+    def counts(self, unit: ProgramUnit) -> status.Counts: ...
+
+    def frames(self) -> int: ...
+
+    def end(self, why: str, exit_status: int = 0) -> None: ...
+
+
+class Commands:
+    """Handlers of the control socket's requests, and the clients that wait for a state."""
+
+    def __init__(self, arbiter: Arbiter) -> None:
+        self._arbiter = arbiter
+        self._waiting: list[tuple[Client, list[Unit], frozenset[State]]] = []
+
+    def state_changed(self) -> None:
+        """A unit has changed its state: who waited for it is answered."""
+        for waiting in list(self._waiting):
+            self._answer_if_settled(waiting)
+
+    def handlers(self) -> dict[str, control.Handler]:
+        return {
+            "status": self._status,
+            "start": lambda c, n, r: self._change(c, n, Unit.start, SETTLED - {State.STOPPED}),
+            "stop": lambda c, n, r: self._change(c, n, Unit.stop, frozenset({State.STOPPED})),
+            "restart": self._restart,
+            "tail": self._tail,
+            "shutdown": self._shutdown,
+            "version": lambda c, n, r: c.answer({"ok": True, "version": supervisor.__version__}),
+        }
+
+    def _select(self, client: Client, names: tuple[str, ...], units: list[Unit]) -> list[Unit] | None:
+        """The units of these names; answers the client and returns None when one is unknown."""
+        if names == ("all",):
+            return units
+        known = {unit.name: unit for unit in units}
+        unknown = [name for name in names if name not in known]
+        if unknown or not names:
+            what = f"{unknown[0]}: no such program" if unknown else "name a program, or all"
+            client.fail(f"{what}; there are {', '.join(known)}")
+            return None
+        return [known[name] for name in dict.fromkeys(names)]
+
+    def _status(self, client: Client, names: tuple[str, ...], request: Mapping[str, Any]) -> None:
+        units = self._select(client, names or ("all",), list(self._arbiter.units))
+        if units is None:
+            return
+        core_bytes = self._arbiter.core.kernel_bytes + sum(unit.kernel_bytes for unit in self._arbiter.units)
+        answer = status.overall(
+            supervisor.__version__, self._arbiter.started_s, self._arbiter.frames(), core_bytes
+        )
+        answer["aggregator"] = status.of_unit(self._arbiter.aggregator)
+        answer["programs"] = [
+            status.of_program(unit, self._arbiter.counts(unit))
+            for unit in self._arbiter.units
+            if unit in units
+        ]
+        client.answer({"ok": True, **answer})
+
+    def _change(
+        self, client: Client, names: tuple[str, ...], act: Callable[[Unit], None], until: frozenset[State]
+    ) -> None:
+        units = self._select(client, names, list(self._arbiter.units))
+        if units is None:
+            return
+        for unit in units:
+            act(unit)
+        self._wait(client, units, until)
+
+    def _restart(self, client: Client, names: tuple[str, ...], request: Mapping[str, Any]) -> None:
+        """Stops, then starts what has stopped."""
+        units = self._select(client, names, [*self._arbiter.units, self._arbiter.aggregator])
+        if units is None:
+            return
+        for unit in units:
+            unit.stop()
+        self._restart_stopped(client, units, set(units))
+
+    def _restart_stopped(self, client: Client, units: list[Unit], left: set[Unit]) -> None:
+        for unit in list(left):
+            if unit.state is State.STOPPED and not self._arbiter.ending:
+                left.discard(unit)
+                unit.start()
+        if left and not self._arbiter.ending:
+            self._arbiter.loop.after(0.02, lambda: self._restart_stopped(client, units, left))
+        else:
+            self._wait(client, units, SETTLED - {State.STOPPED})
+
+    def _wait(self, client: Client, units: list[Unit], until: frozenset[State]) -> None:
+        """Answers when all units have come to one of these states."""
+        waiting = (client, units, until)
+        self._waiting.append(waiting)
+        client.on_close.append(lambda: self._waiting.remove(waiting) if waiting in self._waiting else None)
+        self._answer_if_settled(waiting)
+
+    def _answer_if_settled(self, waiting: tuple[Client, list[Unit], frozenset[State]]) -> None:
+        client, units, until = waiting
+        if all(unit.state in until for unit in units) and waiting in self._waiting:
+            self._waiting.remove(waiting)
+            states = [
+                {"name": unit.name, "state": unit.state.value, "description": unit.description}
+                for unit in units
+            ]
+            client.answer({"ok": True, "programs": states})
+
+    def _tail(self, client: Client, names: tuple[str, ...], request: Mapping[str, Any]) -> None:
+        units = self._select(
+            client, names, [*self._arbiter.units, self._arbiter.aggregator, self._arbiter.core]
+        )
+        if units is None:
+            return
+        if not request.get("follow"):
+            client.answer({"ok": True, "lines": [line for unit in units for line in unit.ring]})
+            return
+        for unit in units:
+            for line in unit.ring:
+                client.answer({"ok": True, "line": line}, last=False)
+            self._follow(client, unit)
+
+    def _follow(self, client: Client, unit: Unit) -> None:
+        def tell(line: str) -> None:
+            client.answer({"ok": True, "line": line}, last=False)
+
+        unit.followers.append(tell)
+        client.on_close.append(lambda: unit.followers.remove(tell))
+
+    def _shutdown(self, client: Client, names: tuple[str, ...], request: Mapping[str, Any]) -> None:
+        client.answer({"ok": True})
+        self._arbiter.end("asked to by ebpfctl")
