@@ -31,14 +31,12 @@ Lines = collections.deque[str]
 
 
 class LineReader:
-    """A child's stderr, line by line: logged under its name, and kept in the ring."""
+    """A child's stderr, line by line, with each line's level."""
 
-    def __init__(self, loop: Loop, name: str, fd: int, ring: Lines, told: Callable[[str], None]) -> None:
+    def __init__(self, loop: Loop, fd: int, tell: Callable[[int, str], None]) -> None:
         self._loop = loop
-        self._log = logging.getLogger(name)
         self._fd = fd
-        self._ring = ring
-        self._told = told
+        self._told = tell
         self._rest = b""
         loop.watch(fd, self.read)
 
@@ -58,11 +56,7 @@ class LineReader:
             self.close()
 
     def _tell(self, line: str) -> None:
-        level, text = logs.parse_child_line(line)
-        self._log.log(level, "%s", text)
-        stamped = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}"
-        self._ring.append(stamped)
-        self._told(stamped)
+        self._told(*logs.parse_child_line(line))
 
     def finish(self) -> None:
         """Reads what a process that has ended left in its pipe."""
@@ -136,7 +130,7 @@ class Unit:
 
     def kill(self, why: str) -> None:
         """SIGKILL; what follows is the policy's matter."""
-        self._log.warning("%s; killing pid %d", why, self.child.pid if self.child else 0)
+        self._tell(logging.WARNING, f"{why}; killing pid {self.child.pid if self.child else 0}")
         self.description = why
         self.signal(signal.SIGKILL)
 
@@ -161,7 +155,7 @@ class Unit:
         """Watches over a new process; it has `timeout_s` to get on."""
         self.child = child
         self._started_s = time.monotonic()
-        self._reader = LineReader(self._loop, self.name, child.stderr_fd, self.ring, self._tell)
+        self._reader = LineReader(self._loop, child.stderr_fd, self._tell)
         self._loop.watch(child.pidfd, self._on_end)
         self._arm(timeout_s, lambda: self.kill(late))
         if ready:
@@ -196,7 +190,7 @@ class Unit:
         if state not in ALLOWED[self.state]:
             raise AssertionError(f"{self.name}: {self.state.value} -> {state.value} is no transition")
         worry = state in (State.BACKOFF, State.FATAL, State.EXITED, State.UNAVAILABLE)
-        self._log.log(logging.WARNING if worry else logging.INFO, "%s: %s", state.value, description)
+        self._tell(logging.WARNING if worry else logging.INFO, f"{state.value}: {description}")
         self.state, self.description = state, description
         self._changed(self)
 
@@ -268,6 +262,10 @@ class Unit:
             self._timer.cancel()
             self._timer = None
 
-    def _tell(self, line: str) -> None:
+    def _tell(self, level: int, text: str) -> None:
+        """Logs it under the unit's name, and keeps it in the ring for `tail`."""
+        self._log.log(level, "%s", text)
+        line = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}"
+        self.ring.append(line)
         for follower in list(self.followers):
             follower(line)
