@@ -118,8 +118,9 @@ class Arbiter:
             self.loop.after(_ROUND_S, self._round)
             self.loop.run()
         finally:
-            server.close()
             self._release()
+            server.close()  # who asked for the end hears of it by this
+            self.loop.close()
         return self._exit_status
 
     def _start_all(self) -> None:
@@ -174,7 +175,6 @@ class Arbiter:
             close_storage(program.storage)
         if not kprobe_events.PMU.exists():
             kprobe_events.clean(kprobe_events.tag(self._runtime_dir.path))
-        self.loop.close()
 
     # ---- what units need
 

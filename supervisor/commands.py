@@ -148,5 +148,5 @@ class Commands:
         client.on_close.append(lambda: unit.followers.remove(tell))
 
     def _shutdown(self, client: Client, names: tuple[str, ...], request: Mapping[str, Any]) -> None:
-        client.answer({"ok": True})
+        client.answer({"ok": True}, last=False)
         self._arbiter.end("asked to by ebpfctl")

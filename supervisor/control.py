@@ -24,7 +24,7 @@ _REQUEST_BYTES: Final = 4096
 _ANSWER_BYTES: Final = 1 << 20
 _CLIENTS: Final = 32
 _CLIENT_S: Final = 120.0
-_OPEN_TO_GROUP: Final = frozenset({"status", "version", "tail"})
+_OPEN_TO_GROUP: Final = frozenset({"status"})
 _CREDENTIALS: Final = struct.Struct("3i")
 
 log = logging.getLogger("control")
@@ -167,7 +167,7 @@ class Server:
             client.fail("unknown command")
         elif client.peer_uid() != 0 and command not in _OPEN_TO_GROUP:
             log.warning("uid %d asked for %s and may not", client.peer_uid(), command)
-            client.fail(f"{command}: only root may do this")
+            client.answer({"ok": False, "denied": True, "error": f"{command}: only root may do this"})
         else:
             handler(client, tuple(names), request)
 

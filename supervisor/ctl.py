@@ -41,6 +41,12 @@ class Refused(SupervisorError):
     """The supervisor says no."""
 
 
+class Denied(SupervisorError):
+    """This user may not."""
+
+    exit_status = CANNOT_TELL
+
+
 def main() -> None:
     """Entry point."""
     sys.exit(run_command(sys.argv[1:]))
@@ -128,7 +134,8 @@ def ask(directory: Path, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _checked(answer: dict[str, Any]) -> dict[str, Any]:
     if not answer.pop("ok", False):
-        raise Refused(str(answer.get("error", "refused without a reason")))
+        kind = Denied if answer.get("denied") else Refused
+        raise kind(str(answer.get("error", "refused without a reason")))
     return answer
 
 
@@ -171,9 +178,9 @@ def _tail(arguments: argparse.Namespace) -> int:
 
 
 def _shutdown(arguments: argparse.Namespace) -> int:
-    """Waits until the supervisor has closed its socket for good, which is its last act but one."""
+    """Waits until the connection is closed: nothing of it is left in the kernel then, and no child."""
     list(ask(arguments.runtime_dir, {"command": "shutdown"}))
-    _print(arguments, {"shutdown": True}, "the supervisor stops")
+    _print(arguments, {"shutdown": True}, "the supervisor has stopped")
     return OK
 
 

@@ -10,6 +10,7 @@ RUNTIME_DIR/             root, 0755
 import errno
 import fcntl
 import os
+import shutil
 from pathlib import Path
 from typing import Final
 
@@ -47,11 +48,19 @@ class RuntimeDir:
         try:
             self._made = not self.path.exists()
             self.path.mkdir(mode=0o755, parents=True, exist_ok=True)
+            if self._made:
+                self.path.chmod(0o755)  # whatever the caller's umask
+            elif self._was_used():
+                self._made = True
+            elif os.path.lexists(self.samples.parent):
+                raise SupervisorError(
+                    f"{self.samples.parent}: not a supervisor's; choose another --runtime-dir, or remove it"
+                )
             self._lock()
             removed = self._clear()
             samples = self.samples.parent
             samples.mkdir(mode=0o700)
-            os.chown(samples, account.uid, account.gid)
+            os.chown(samples, account.uid, account.gid, follow_symlinks=False)
         except OSError as error:
             raise SupervisorError(
                 f"{self.path}: the runtime directory cannot be used: {error.strerror}; choose another one "
@@ -59,24 +68,36 @@ class RuntimeDir:
             ) from error
         return removed
 
+    def _was_used(self) -> bool:
+        """Whether a run was killed here, or still runs: only then is what stands here ours to remove."""
+        return os.path.lexists(self.path / _LOCK)
+
     def _lock(self) -> None:
-        self._lock_fd = os.open(
-            self.path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644
-        )
+        """Takes the lock of the file that stands there now: one that was opened and then removed by a run
+        that was just ending would lock nobody out."""
+        path = self.path / _LOCK
+        while True:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+            self._take_lock(fd)
+            if os.path.lexists(path) and os.path.samestat(os.fstat(fd), os.lstat(path)):
+                break
+            os.close(fd)
+        self._lock_fd = fd
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+
+    def _take_lock(self, fd: int) -> None:
         try:
-            fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
+            owner = os.read(fd, 20).decode("ascii", "replace").strip()
+            os.close(fd)
             if error.errno not in (errno.EAGAIN, errno.EACCES):
                 raise
-            owner = os.read(self._lock_fd, 20).decode("ascii", "replace").strip()
-            os.close(self._lock_fd)
-            self._lock_fd = -1
             raise AlreadyRunning(
                 f"{self.path}: a supervisor runs there already (pid {owner or 'unknown'}); "
                 "stop it with `ebpfctl shutdown`, or choose another --runtime-dir"
             ) from error
-        os.ftruncate(self._lock_fd, 0)
-        os.pwrite(self._lock_fd, f"{os.getpid()}\n".encode(), 0)
 
     def _clear(self) -> list[str]:
         removed = []
@@ -85,9 +106,7 @@ class RuntimeDir:
                 path.unlink()
                 removed.append(f"socket {path}")
         if self.samples.parent.is_dir():
-            for stray in self.samples.parent.iterdir():
-                stray.unlink()
-            self.samples.parent.rmdir()
+            shutil.rmtree(self.samples.parent)  # others of the account may have put something there
         return removed
 
     def give_back(self) -> None:
@@ -104,12 +123,13 @@ class RuntimeDir:
 
     def clean(self) -> list[str]:
         """Takes it only to give it back."""
-        stale = os.path.lexists(self.path / _LOCK)
+        if not self._was_used():
+            return []
         self._made = True
         self._lock()
         removed = self._clear()
         self.give_back()
-        return [*removed, *([f"lock {self.path / _LOCK}"] if stale else [])]
+        return [*removed, f"lock {self.path / _LOCK}"]
 
 
 def clean(path: Path) -> list[str]:

@@ -198,6 +198,7 @@ class Unit:
 
     def _launch(self) -> None:
         self._disarm()
+        self._running_since_s = None
         self.enter(State.STARTING, "starting")
         try:
             self.launch()

@@ -32,16 +32,19 @@ class Storage:
 
 
 class Account:
-    """Takes samples in; `latest` is the last one taken, `fresh` whether it came since the last frame."""
+    """Takes samples in; `latest` is the last one taken, `fresh` whether it came since the last frame.
 
-    def __init__(self, program: Program, storage: Storage) -> None:
+    taken, lost: samples so far, a former aggregator's included.
+    """
+
+    def __init__(self, program: Program, storage: Storage, taken: int = 0, lost: int = 0) -> None:
         self.program = program
         self.ledger = ledger.Ledger(storage.ledger_fd, storage.ledger_shape)
         self._reader = table.Reader(storage.table_fd, storage.table_shape)
         self.latest: Sample | None = None
         self.fresh = False
-        self.taken = 0
-        self.lost = 0
+        self.taken = taken
+        self.lost = lost
         self._pending: Sample | None = None
 
     @property

@@ -109,7 +109,10 @@ class _Aggregator:
         self._receiver = receiver
         self._board = boards.Board(given.board_fd, len(given.duties))
         self._output = Output(given.stream_fd)
-        self._accounts = [Account(duty.program, duty.storage) for duty in given.duties]
+        self._accounts = [
+            Account(duty.program, duty.storage, int(self._board.taken[n]), int(self._board.lost[n]))
+            for n, duty in enumerate(given.duties)
+        ]
         self._by_name = {account.program.name: account for account in self._accounts}
         names = clean_names(given.groups.names)
         self._writers = [
