@@ -1,6 +1,7 @@
 """`ebpf-supervisor.plugin UPDATE_EVERY`: what Netdata starts."""
 
 import os
+import signal
 import sys
 
 from supervisor import cli
@@ -19,6 +20,8 @@ def main() -> None:
             f"uid {os.geteuid()}; run the supervisor as a service",
             file=sys.stderr,
         )
+        # The agent answers DISABLE with SIGTERM, sooner than Python ends.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         print(_DISABLE, flush=True)
         sys.exit(0)
     sys.exit(cli.run_command(["run", *sys.argv[1:]]))

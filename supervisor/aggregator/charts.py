@@ -71,7 +71,7 @@ class ChartWriter:
         totals = self._account.ledger.totals
         taken = set(self._names.values())
         for row, name in sorted(names.items()):
-            if row not in self._names and totals[row].any():
+            if row not in self._names and 0 <= row < len(totals) and totals[row].any():
                 clean = clean_id(name)
                 self._names[row] = clean if clean not in taken else f"{clean}_{row}"
         dimensions = [(d.id, d.name) for d in chart.dimensions]
@@ -102,9 +102,11 @@ class ChartWriter:
             frame.define(line)
 
     def _first_or_value(self, dimension: Dimension, entity: int) -> int:
-        """0 for an entity that has not stood in a frame while others have: see the head of the module."""
+        """0 for a group that has not stood in a frame while others have, and for a device that has not: it
+        had counted nothing before. See the head of the module."""
         announced = self._account.ledger.announced
-        if not announced[entity] and announced[HOST]:
+        began_later = self._account.program.kind == "device" or announced[HOST]
+        if not announced[entity] and began_later:
             return 0
         return self._value(dimension, entity)
 

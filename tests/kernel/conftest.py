@@ -7,7 +7,10 @@ import pytest
 
 from tests.harness import Run, supervisor
 
-GROUPS = "kat: kat\nchurn: churn*\n"
+# Names of this run alone: another run's processes of the same name would be counted with ours.
+KAT = f"kat{os.getpid()}"
+CHURN = f"churn{os.getpid()}"
+GROUPS = f"kat: {KAT}\nchurn: {CHURN}*\n"
 PLANS = os.environ.get("EBPF_TEST_ATTACH", "auto").split(",")
 
 

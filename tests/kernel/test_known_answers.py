@@ -3,6 +3,7 @@
 import pytest
 
 from tests.harness import Run
+from tests.kernel.conftest import CHURN, KAT
 from tests.kernel.counting import Growth, grows
 from tests.workload import Workload
 
@@ -16,7 +17,7 @@ HOST_CLOSES = ("filesystem.file_descriptor", "__close_fd")
 
 def test_opens_and_closes_are_counted_exactly_at_the_process_that_made_them(counting: Run) -> None:
     expected = {OPENS: 10007, CLOSES: 10007}
-    with Workload("kat") as work, grows(counting, expected) as growth:
+    with Workload(KAT) as work, grows(counting, expected) as growth:
         work.do("open", 10007)
         assert growth.settle(expected) == expected
 
@@ -24,7 +25,7 @@ def test_opens_and_closes_are_counted_exactly_at_the_process_that_made_them(coun
 def test_host_chart_grows_by_exactly_what_all_groups_grow_by(counting: Run) -> None:
     """The host's total is the groups' sum, event for event; what has no slot would be the difference."""
     groups = [("apps.file_open", name) for name in counting.charts()["apps.file_open"].dimensions]
-    with Workload("kat") as work, Growth(counting, HOST_OPENS, OPENS, *groups) as growth:
+    with Workload(KAT) as work, Growth(counting, HOST_OPENS, OPENS, *groups) as growth:
         work.do("open", 5003)
         growth.settle({OPENS: 5003})
         host, parts = growth.by(*HOST_OPENS), sum(growth.by(*pair) for pair in set(groups) | {OPENS})
@@ -33,7 +34,7 @@ def test_host_chart_grows_by_exactly_what_all_groups_grow_by(counting: Run) -> N
 
 def test_processes_that_live_milliseconds_are_all_counted_under_their_group(counting: Run) -> None:
     expected = {("apps.file_open", "churn"): 1009 * 7, ("apps.file_closed", "churn"): 1009 * 7}
-    with Workload("churn") as work, grows(counting, expected) as growth:
+    with Workload(CHURN) as work, grows(counting, expected) as growth:
         work.do("churn", 1009, 7)
         assert growth.settle(expected, 30) == expected
 
@@ -50,7 +51,7 @@ def test_process_is_counted_as_a_process_and_a_thread_as_a_thread(counting: Run)
     }
     if has(counting, "apps.task_close"):  # only a tracepoint tells who was released
         expected[("apps.task_close", "churn")] = 154
-    with Workload("churny") as work, grows(counting, expected) as growth:
+    with Workload(f"{CHURN}y") as work, grows(counting, expected) as growth:
         work.do("churn", 101, 0)
         work.do("threads", 53)
         assert growth.settle(expected) == expected
@@ -58,7 +59,7 @@ def test_process_is_counted_as_a_process_and_a_thread_as_a_thread(counting: Run)
 
 def test_living_processes_and_zombies_are_told_apart(counting: Run) -> None:
     living, zombies = ("system.process_status", "process"), ("system.process_status", "zombie")
-    with Growth(counting, living, zombies) as growth, Workload("kat") as work:
+    with Growth(counting, living, zombies) as growth, Workload(KAT) as work:
         work.do("sleepers", 101)
         work.do("zombies", 53)
         growth.settle({zombies: 53, living: 102})
@@ -67,14 +68,14 @@ def test_living_processes_and_zombies_are_told_apart(counting: Run) -> None:
 
 def test_opens_that_fail_are_counted_in_return_mode(returning: Run) -> None:
     expected = {OPENS: 1009, ("apps.file_open_error", "kat"): 1009}
-    with Workload("kat") as work, grows(returning, expected) as growth:
+    with Workload(KAT) as work, grows(returning, expected) as growth:
         work.do("fail", 1009)
         assert growth.settle(expected) == expected
 
 
 def test_closes_that_fail_are_counted_in_return_mode(returning: Run) -> None:
     expected = {CLOSES: 503, ("apps.file_close_error", "kat"): 503}
-    with Workload("kat") as work, grows(returning, expected) as growth:
+    with Workload(KAT) as work, grows(returning, expected) as growth:
         work.do("fail_close", 503)
         assert growth.settle(expected) == expected
 
@@ -82,7 +83,7 @@ def test_closes_that_fail_are_counted_in_return_mode(returning: Run) -> None:
 def test_calls_that_succeed_are_no_errors_in_return_mode(returning: Run) -> None:
     expected = {OPENS: 10007, CLOSES: 10007}
     errors = [("apps.file_open_error", "kat"), ("apps.file_close_error", "kat")]
-    with Workload("kat") as work, Growth(returning, *expected, *errors) as growth:
+    with Workload(KAT) as work, Growth(returning, *expected, *errors) as growth:
         work.do("open", 10007)
         assert growth.settle(expected) == expected
         assert [growth.by(*pair) for pair in errors] == [0, 0]
@@ -94,7 +95,7 @@ def test_fork_calls_that_fail_are_counted_process_and_thread_apart(returning: Ru
         ("system.task_error", "sys_clone"): 103,
         ("apps.task_error", "kat"): 204,
     }
-    with Workload("kat") as work, grows(returning, expected) as growth:
+    with Workload(KAT) as work, grows(returning, expected) as growth:
         work.do("fail_fork", 101)
         work.do("fail_thread", 103)
         assert growth.settle(expected) == expected
@@ -106,10 +107,10 @@ def test_entry_mode_has_no_error_charts(counting: Run) -> None:
 
 def test_process_that_takes_another_name_is_counted_under_it_from_then_on(counting: Run) -> None:
     expected = {OPENS: 307, ("apps.file_open", "churn"): 211}
-    with Workload("kat") as work, grows(counting, expected) as growth:
+    with Workload(KAT) as work, grows(counting, expected) as growth:
         work.do("open", 307)
         counting.wait_frames(2)
-        work.rename("churned")
+        work.rename(f"{CHURN}d")
         work.do("open", 211)
         assert growth.settle(expected) == expected
 
