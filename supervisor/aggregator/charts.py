@@ -69,11 +69,10 @@ class ChartWriter:
         latest = self._account.latest
         names = latest.names if latest else {}
         totals = self._account.ledger.totals
-        taken = set(self._names.values())
         for row, name in sorted(names.items()):
             if row not in self._names and 0 <= row < len(totals) and totals[row].any():
                 clean = clean_id(name)
-                self._names[row] = clean if clean not in taken else f"{clean}_{row}"
+                self._names[row] = f"{clean}_{row}" if clean in self._names.values() else clean
         dimensions = [(d.id, d.name) for d in chart.dimensions]
         for row, identity in self._names.items():
             line = self._line(chart, identity, names.get(row, identity), dimensions, chart.dimensions[0])
