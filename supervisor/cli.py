@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Final
 
 import supervisor
-from supervisor import logs, runtime_dir
+from supervisor import logs, runtime_dir, usage
 from supervisor.config import load as configuration
 from supervisor.config.model import Config
 from supervisor.config.options import PROGRAMS
-from supervisor.errors import ConfigurationError, NotPermitted, SupervisorError
+from supervisor.errors import ConfigurationError, NotPermitted
 from supervisor.usage import Parser
 
 ATTACH: Final = ("auto", "fentry", "kprobe", "tracepoint")
@@ -37,17 +37,13 @@ def main() -> None:
 
 def run_command(words: Sequence[str]) -> int:
     """Runs the command of these words; its exit status."""
-    try:
+
+    def command() -> int:
         arguments = _parser().parse_args(words)
         status: int = arguments.handler(arguments)
-    except SupervisorError as error:
-        logs.fatal(str(error))
-        return error.exit_status
-    except BrokenPipeError:
-        return 0
-    except KeyboardInterrupt:
-        return 130
-    return status
+        return status
+
+    return usage.run(command, logs.fatal)
 
 
 def _parser() -> argparse.ArgumentParser:

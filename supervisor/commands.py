@@ -1,6 +1,6 @@
 """What ebpfctl may ask for, and what is done about it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import supervisor
@@ -44,8 +44,8 @@ class Commands:
     def handlers(self) -> dict[str, control.Handler]:
         return {
             "status": self._status,
-            "start": lambda c, n, r: self._change(c, n, Unit.start, SETTLED - {State.STOPPED}),
-            "stop": lambda c, n, r: self._change(c, n, Unit.stop, frozenset({State.STOPPED})),
+            "start": self._start,
+            "stop": self._stop,
             "restart": self._restart,
             "tail": self._tail,
             "shutdown": self._shutdown,
@@ -80,15 +80,22 @@ class Commands:
         ]
         client.answer({"ok": True, **answer})
 
-    def _change(
-        self, client: Client, names: tuple[str, ...], act: Callable[[Unit], None], until: frozenset[State]
-    ) -> None:
+    def _start(self, client: Client, names: tuple[str, ...], request: Mapping[str, Any]) -> None:
+        """Starts what has no process, and what is stopping once it has stopped."""
         units = self._select(client, names, list(self._arbiter.units))
         if units is None:
             return
         for unit in units:
-            act(unit)
-        self._wait(client, units, until)
+            unit.start()
+        self._restart_stopped(client, units, {unit for unit in units if unit.state is State.STOPPING})
+
+    def _stop(self, client: Client, names: tuple[str, ...], request: Mapping[str, Any]) -> None:
+        units = self._select(client, names, list(self._arbiter.units))
+        if units is None:
+            return
+        for unit in units:
+            unit.stop()
+        self._wait(client, units, frozenset({State.STOPPED}))
 
     def _restart(self, client: Client, names: tuple[str, ...], request: Mapping[str, Any]) -> None:
         """Stops, then starts what has stopped."""
@@ -107,7 +114,7 @@ class Commands:
         if left and not self._arbiter.ending:
             self._arbiter.loop.after(0.02, lambda: self._restart_stopped(client, units, left))
         else:
-            self._wait(client, units, SETTLED - {State.STOPPED})
+            self._wait(client, units, SETTLED)  # STOPPED by now means that somebody has stopped it again
 
     def _wait(self, client: Client, units: list[Unit], until: frozenset[State]) -> None:
         """Answers when all units have come to one of these states."""

@@ -45,6 +45,7 @@ class Client:
         self.received = b""
         self.on_close: list[Callable[[], None]] = []
         self.open = True
+        self.asked = False
 
     @property
     def fd(self) -> int:
@@ -88,10 +89,15 @@ class Client:
         if not self._out and self._last:
             self.close()
         elif not self._out:
-            self._loop.unwatch(self.fd)
-            self._loop.watch(self.fd, self._on_input_while_following)
+            self.ignore_input()
 
-    def _on_input_while_following(self) -> None:
+    def ignore_input(self) -> None:
+        """A connection is for one request; from here on only its end is of interest."""
+        self.asked = True
+        self._loop.unwatch(self.fd)
+        self._loop.watch(self.fd, self._on_further_input)
+
+    def _on_further_input(self) -> None:
         if not self.receive():
             self.close()
 
@@ -115,7 +121,7 @@ class Server:
     def __init__(self, path: Path, loop: Loop, handlers: Mapping[str, Handler]) -> None:
         self._loop = loop
         self._handlers = handlers
-        self._clients: set[Client] = set()
+        self._clients: dict[Client, None] = {}
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.setblocking(False)
         # Nobody may connect between bind and chown.
@@ -136,11 +142,14 @@ class Server:
             connection, _ = self._socket.accept()
         except OSError:
             return
-        client = Client(connection, self._loop, self._clients.discard)
-        self._clients.add(client)
+        client = Client(connection, self._loop, lambda gone: self._clients.pop(gone, None))
+        self._clients[client] = None
         self._loop.watch(client.fd, lambda: self._read(client))
         self._loop.after(_CLIENT_S, lambda: None if client.on_close else client.close())
-        if len(self._clients) > _CLIENTS:
+        idle = next((other for other in self._clients if not other.asked), client)
+        if len(self._clients) > _CLIENTS and idle is not client:
+            idle.close()
+        elif len(self._clients) > _CLIENTS:
             client.fail("too many connections; try again")
 
     def _read(self, client: Client) -> None:
@@ -169,6 +178,7 @@ class Server:
             log.warning("uid %d asked for %s and may not", client.peer_uid(), command)
             client.answer({"ok": False, "denied": True, "error": f"{command}: only root may do this"})
         else:
+            client.ignore_input()
             handler(client, tuple(names), request)
 
     def close(self) -> None:

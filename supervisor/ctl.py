@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import supervisor
-from supervisor import runtime_dir
+from supervisor import logs, runtime_dir, usage
 from supervisor.errors import SupervisorError
 from supervisor.usage import Parser
 
@@ -54,19 +54,17 @@ def main() -> None:
 
 def run_command(words: Sequence[str]) -> int:
     """Runs the command of these words; its exit status."""
-    try:
+
+    def command() -> int:
         arguments = _parser().parse_args(words)
         status: int = arguments.handler(arguments)
-        sys.stdout.flush()
-    except SupervisorError as error:
-        print(f"ebpfctl: {error}", file=sys.stderr)
-        return error.exit_status
-    except BrokenPipeError:
-        sys.stderr.close()  # the interpreter would try to flush stdout once more and complain
-        return 0
-    except KeyboardInterrupt:
-        return 130
-    return status
+        return status
+
+    return usage.run(command, _tell)
+
+
+def _tell(message: str) -> None:
+    print(f"ebpfctl: {logs.escaped(message)}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -117,22 +115,24 @@ def ask(directory: Path, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
             raise Unreachable(f"{path}: nobody listens; the supervisor was killed, start it again") from error
         except OSError as error:
             raise Unreachable(f"{path}: {error.strerror or error}") from error
-        connection.sendall(json.dumps(request).encode() + b"\n")
         answered = False
         try:
+            connection.sendall(json.dumps(request).encode() + b"\n")
             with connection.makefile("rb") as lines:
                 for line in lines:
                     answered = True
                     yield _checked(json.loads(line))
                     if request.get("follow"):
                         connection.settimeout(None)
-        except (TimeoutError, ConnectionResetError, json.JSONDecodeError) as error:
+        except (TimeoutError, ConnectionResetError, BrokenPipeError, ValueError) as error:
             raise Unreachable(f"{path}: no sound answer: {error}") from error
         if not answered:
             raise Unreachable(f"{path}: the supervisor closed the connection without an answer")
 
 
-def _checked(answer: dict[str, Any]) -> dict[str, Any]:
+def _checked(answer: Any) -> dict[str, Any]:
+    if not isinstance(answer, dict):
+        raise ValueError("not an object")
     if not answer.pop("ok", False):
         kind = Denied if answer.get("denied") else Refused
         raise kind(str(answer.get("error", "refused without a reason")))

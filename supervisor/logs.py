@@ -13,15 +13,20 @@ from typing import Final
 
 # syslog priorities of logging's levels (sd-daemon(3)).
 _PRIORITY: Final = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3}
+_PAGE_BYTES: Final = 4096
 _LEVEL: Final = {priority: level for level, priority in _PRIORITY.items()}
+
+
+def escaped(text: str) -> str:
+    """One line that no terminal takes for more than text."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class _OneLine(logging.Formatter):
     """Exceptions too become part of the one line; control characters are escaped."""
 
     def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
-        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+        return escaped(super().format(record))
 
     def formatException(self, ei: object) -> str:
         return ""
@@ -36,9 +41,13 @@ class _Stderr(logging.Handler):
         self._poller.register(2, select.POLLOUT)
 
     def emit(self, record: logging.LogRecord) -> None:
-        line = self.format(record) + "\n"
-        if any(events & select.POLLOUT for _, events in self._poller.poll(0)):
-            os.write(2, line.encode("utf-8", "backslashreplace"))
+        # A pipe that takes anything takes a page; a longer write might wait for the rest.
+        line = self.format(record).encode("utf-8", "backslashreplace")[: _PAGE_BYTES - 1] + b"\n"
+        try:
+            if any(events & select.POLLOUT for _, events in self._poller.poll(0)):
+                os.write(2, line)
+        except OSError:  # nobody reads it, or the disk is full: where would that be told?
+            return
 
     def handleError(self, record: logging.LogRecord) -> None:
         """stderr is where this would be told."""
@@ -71,7 +80,7 @@ def for_child(level: str) -> None:
 
 def parse_child_line(line: str) -> tuple[int, str]:
     """Level and text of a child's line; what is not ours (a library's own words) is a warning."""
-    if len(line) > 3 and line[0] == "<" and line[2] == ">" and line[1].isdigit():
+    if len(line) > 3 and line[0] == "<" and line[2] == ">" and line[1] in "01234567":
         return _LEVEL.get(int(line[1]), logging.INFO), line[3:]
     return logging.WARNING, line
 
@@ -85,4 +94,4 @@ def describe(error: BaseException) -> str:
 
 def fatal(message: str) -> None:
     """One line for a command that ends now."""
-    print(f"ebpf-supervisor: {message}", file=sys.stderr)
+    print(f"ebpf-supervisor: {escaped(message)}", file=sys.stderr)

@@ -31,8 +31,8 @@ class Loop:
         self._selector.register(fd, selectors.EVENT_READ, call)
 
     def watch_writable(self, fd: int, call: Callback) -> None:
-        """Calls whenever `fd` takes something; replaces what was called for it before."""
-        self._selector.modify(fd, selectors.EVENT_READ | selectors.EVENT_WRITE, call)
+        """Calls whenever `fd` takes something or is hung up; replaces what was called for it before."""
+        self._selector.modify(fd, selectors.EVENT_WRITE, call)
 
     def unwatch(self, fd: int) -> None:
         self._selector.unregister(fd)

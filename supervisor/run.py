@@ -5,12 +5,14 @@ import logging
 import os
 import resource
 import signal
+import sys
 
 import setproctitle
 
-from supervisor import kprobe_events, logs, spawn
+from supervisor import kprobe_events, linux, logs, spawn
 from supervisor.arbiter import Arbiter, Options
 from supervisor.config.model import Config
+from supervisor.errors import SupervisorError
 from supervisor.runtime_dir import RuntimeDir
 from workers.registry import all_programs
 
@@ -24,6 +26,8 @@ def run(arguments: argparse.Namespace, config: Config) -> int:
     logs.for_supervisor(config.supervision.loglevel)
     setproctitle.setproctitle("ebpf-supervisor")
     allow_locked_memory()
+    # What we have we keep; but nothing of ours that is executed, by whatever trick, gets any of it.
+    linux.drop_bounding_set()
     account = spawn.find_account(arguments.user)
     directory = RuntimeDir(arguments.runtime_dir)
     removed = directory.take(account)
@@ -50,6 +54,12 @@ def allow_locked_memory() -> None:
 
 def take_stdout() -> int:
     """Moves the stream away from descriptor 1 before anything can print: what does, goes to stderr."""
+    if sys.stdout is None:
+        raise SupervisorError("stdout is closed: the stream has nowhere to go; give it a reader or a file")
+    # Whoever starts us may have closed stdin or stderr: nothing of ours may get their numbers.
+    while (spare := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(spare)
     stream = os.dup(1)
     os.dup2(2, 1)
     return stream

@@ -94,14 +94,19 @@ def spawn(
     reading, writing = os.pipe()
     gc.freeze()  # pages that the collector does not write to stay shared
     supervisor = os.getpid()
+    # A signal that reaches the child before it has its own handlers would be taken by ours, which write to
+    # the supervisor's wake-up socket: a child told to stop would stop the supervisor.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
         pid = os.fork()
     except OSError:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.close(reading)
         os.close(writing)
         raise
     if pid == 0:
         _become(name, main, keep, account, log_level, folder, writing, supervisor)
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     os.close(writing)
     os.set_blocking(reading, False)
     return Child(name, pid, os.pidfd_open(pid), reading)
@@ -157,8 +162,8 @@ def _reset_signals() -> None:
 
 
 def give_up_privileges(account: Account) -> None:
-    """No capability in any set, no way to get one back, no group but the account's own."""
-    linux.drop_bounding_set()
+    """No capability in any set, no way to get one back, no group but the account's own. The bounding set
+    has been emptied by the supervisor, for itself and all its children."""
     os.setgroups([])
     os.setresgid(account.gid, account.gid, account.gid)
     os.setresuid(account.uid, account.uid, account.uid)

@@ -266,7 +266,7 @@ class Unit:
     def _tell(self, level: int, text: str) -> None:
         """Logs it under the unit's name, and keeps it in the ring for `tail`."""
         self._log.log(level, "%s", text)
-        line = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}"
+        line = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {logs.escaped(text)}"
         self.ring.append(line)
         for follower in list(self.followers):
             follower(line)

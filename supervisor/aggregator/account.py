@@ -60,6 +60,11 @@ class Account:
         if self._pending is None or sample.sequence > self._pending.sequence:
             self._pending = sample
 
+    def must_take_before(self, sample: Sample) -> bool:
+        """Whether one is pending whose counts no later sample repeats: it belongs to kernel objects that
+        have been let go since."""
+        return self._pending is not None and self._pending.generation != sample.generation
+
     def take(self, group_of_slot: npt.NDArray[np.int32] | None) -> bool:
         """Commits the sample that was announced; False when there is none, or its rows have been
         overwritten by a newer one that will be announced next."""

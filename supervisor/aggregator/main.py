@@ -145,6 +145,11 @@ class _Aggregator:
     def commit(self) -> None:
         """Takes what has come in, and tells the kernel up to when everything is taken."""
         self._drain()
+        self._take_pending()
+        self._settle()
+        self._board.progress[boards.CYCLE_NS] = time.monotonic_ns()
+
+    def _take_pending(self) -> None:
         group_of_slot = None
         if self._identities:
             self._identities.refresh(int(self._settled[SETTLED_NS]))
@@ -152,8 +157,6 @@ class _Aggregator:
             self._exposed |= self._identities.exposed
         for account in self._accounts:
             account.take(group_of_slot)
-        self._settle()
-        self._board.progress[boards.CYCLE_NS] = time.monotonic_ns()
 
     def _wait_until(self, due_ns: int, stop: StopFlag) -> None:
         """Until the tick begins; samples that come early are taken in."""
@@ -193,6 +196,8 @@ class _Aggregator:
             except BadSample as error:
                 self._tell_dropped(error)
             else:
+                if account.must_take_before(sample):
+                    self._take_pending()
                 account.announce(sample)
 
     def _tell_dropped(self, error: BadSample) -> None:

@@ -8,6 +8,7 @@ not sleep, so not even SIGKILL cuts it.
 import array
 import errno
 import fcntl
+import logging
 import os
 import select
 import stat
@@ -16,7 +17,8 @@ from typing import Final
 
 # What a plugin's pipe is widened to; an unprivileged process may ask for 1 MiB (pipe(7)).
 PIPE_BYTES: Final = 1 << 20
-_PAGE_BYTES: Final = 4096
+
+log = logging.getLogger("aggregator")
 
 
 class ReaderGone(Exception):
@@ -26,6 +28,7 @@ class ReaderGone(Exception):
 class Output:
     def __init__(self, fd: int) -> None:
         self._fd = fd
+        self._told = 0
         self._is_pipe = stat.S_ISFIFO(os.fstat(fd).st_mode)
 
     def write(self, blocks: list[bytes]) -> bool:
@@ -34,13 +37,24 @@ class Output:
         for piece in self._pieces(blocks):
             if self._is_pipe and self._room() < len(piece):
                 return False
-            self._put(piece)
+            try:
+                self._put(piece)
+            except OSError as error:
+                self._tell(error)
+                return False
+        self._told = 0
         return True
+
+    def _tell(self, error: OSError) -> None:
+        """Once for each kind of trouble: a full disk under a file, say."""
+        if error.errno != self._told:
+            log.error("the stream cannot be written: %s; frames are left out until it can", error.strerror)
+        self._told = error.errno or 0
 
     def _pieces(self, blocks: list[bytes]) -> list[bytes]:
         """One piece where it can fit into an empty pipe, else each block for itself."""
         whole = b"".join(blocks)
-        if not self._is_pipe or len(whole) <= self._capacity() - _PAGE_BYTES:
+        if not self._is_pipe or len(whole) <= self._capacity():
             return [whole] if whole else []
         return blocks
 
@@ -52,7 +66,7 @@ class Output:
         held = array.array("i", [0])
         fcntl.ioctl(self._fd, termios.FIONREAD, held)
         capacity = self._capacity()
-        return capacity - _PAGE_BYTES if held[0] == 0 else capacity // 2 - held[0]
+        return capacity if held[0] == 0 else capacity // 2 - held[0]
 
     def _put(self, piece: bytes) -> None:
         view = memoryview(piece)

@@ -12,6 +12,7 @@ from typing import Final
 # Shorter than the shortest limit of any agent: 200 bytes for type.id up to v1.37, 1,024 for a line.
 _ID_BYTES: Final = 120
 _TEXT_BYTES: Final = 200
+_NUMBER_BYTES: Final = 8  # what tells names apart that are cut to the same
 _PLUGIN: Final = "ebpf.plugin"  # charts keep the model's plugin name, so that dashboards find them
 _INT64_MASK: Final = (1 << 63) - 1
 
@@ -76,7 +77,7 @@ def clean_names(texts: Iterable[str]) -> list[str]:
     taken: set[str] = set()
     names = []
     for text in texts:
-        base = _cut(_safe(text), _TEXT_BYTES) or "_"
+        base = _cut(_safe(text), _TEXT_BYTES - _NUMBER_BYTES) or "_"
         name, number = base, 2
         while name in taken:
             name, number = f"{base}_{number}", number + 1

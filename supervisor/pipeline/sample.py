@@ -8,7 +8,7 @@ sampled_ns: monotonic, taken before the first counter was read. Everything is th
 a message that is lost or repeated loses and doubles nothing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -70,8 +70,8 @@ def unpack(message: bytes) -> Sample:
         and all(_natural(value) for value in (*numbers, losses))
         and isinstance(host, list)
         and all(value is None or _natural(value) for value in host)
-        and _mapping(gauges, str, _natural)
-        and _mapping(names, int, lambda name: isinstance(name, str))
+        and _mapping(gauges, _text, _natural)
+        and _mapping(names, _natural, _text)
     )
     if not sound:
         raise BadSample("a field of the sample has the wrong type")
@@ -83,5 +83,9 @@ def _natural(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 64
 
 
-def _mapping(value: Any, key: type, fits: Any) -> bool:
-    return isinstance(value, dict) and all(isinstance(k, key) and fits(v) for k, v in value.items())
+def _text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _mapping(value: Any, key_fits: Callable[[Any], bool], fits: Callable[[Any], bool]) -> bool:
+    return isinstance(value, dict) and all(key_fits(k) and fits(v) for k, v in value.items())

@@ -1,0 +1,333 @@
+"""The ledger under a knife: the aggregator is killed at, before, after and within every write to the shared
+memory, and the totals are always those of a life without a kill."""
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from supervisor.aggregator.account import Account, Storage
+from supervisor.kernel.maps import U64Array
+from supervisor.pipeline import ledger, memory, table
+from supervisor.pipeline.sample import Sample
+from workers.declaration import Column, Program
+
+PROGRAM = Program("p", "", (), (Column("a", "h"), Column("b", "h")), ())
+ROWS, COLUMNS, GROUPS = 8, 2, 3
+TABLE = table.Shape(ROWS, COLUMNS)
+LEDGER = ledger.Shape(ROWS, COLUMNS, 1 + GROUPS)
+GROUP_OF_SLOT = np.array([-1, 0, 0, 1, 1, 2, 2, -1], np.int32)
+MOMENTS = ("before", "within", "after")
+
+
+class Killed(BaseException):
+    """What SIGKILL would do: nothing catches it."""
+
+
+class Knife:
+    """Kills at the write of this number to memory of the ledger's; 0 = never."""
+
+    def __init__(self) -> None:
+        self.at, self.moment, self.writes = 0, MOMENTS[0], 0
+
+    def set(self, at: int, moment: str = MOMENTS[0]) -> None:
+        self.at, self.moment, self.writes = at, moment, 0
+
+
+class Array(np.ndarray[Any, np.dtype[Any]]):
+    """Shared memory that is written to under the knife; copies and parts of it are not."""
+
+    knife: Knife | None = None
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        knife = self.knife
+        if knife is None:
+            super().__setitem__(key, value)
+            return
+        knife.writes += 1
+        if knife.writes != knife.at:
+            super().__setitem__(key, value)
+            return
+        if knife.moment != "before":
+            self._write_part(key, value, whole=knife.moment == "after")
+        raise Killed
+
+    def _write_part(self, key: Any, value: Any, *, whole: bool) -> None:
+        plain = self.view(np.ndarray)
+        old = plain.copy()
+        plain[key] = value
+        changed = np.flatnonzero(plain.reshape(-1) != old.reshape(-1))
+        late = changed[len(changed) // 2 :] if not whole else changed[:0]
+        plain.reshape(-1)[late] = old.reshape(-1)[late]
+
+
+@pytest.fixture
+def knife(monkeypatch: pytest.MonkeyPatch) -> Knife:
+    made = Knife()
+    views = memory.views
+
+    def under_the_knife(fd: int, fields: Any, *, writable: bool) -> dict[str, Any]:
+        arrays = views(fd, fields, writable=writable)
+        if not writable or "journal" not in fields:
+            return arrays
+        found = {name: array.view(Array) for name, array in arrays.items()}
+        for array in found.values():
+            array.knife = made
+        return found
+
+    monkeypatch.setattr(memory, "views", under_the_knife)
+    return made
+
+
+class House:
+    """A worker with its counters, the memory that the supervisor owns, and one aggregator after another."""
+
+    def __init__(self, knife: Knife) -> None:
+        self.knife = knife
+        self.storage = Storage(table.create("t", TABLE), TABLE, ledger.create("l", LEDGER), LEDGER)
+        self.worker = table.Writer(self.storage.table_fd, TABLE)
+        self.baseline = ledger.Baseline(self.storage.ledger_fd, LEDGER)
+        self.live: U64Array = np.zeros((ROWS, COLUMNS), np.uint64)
+        self.counted: U64Array = np.zeros((ROWS, COLUMNS), np.uint64)
+        self.generation = 1
+        self.account = Account(PROGRAM, self.storage)
+
+    def count(self, row: int, a: int, b: int) -> None:
+        amounts = np.array([a, b], np.uint64)
+        self.live[row] += amounts
+        self.counted[row] += amounts
+
+    def load_again(self) -> None:
+        """The kernel objects are made anew and count from 0."""
+        self.generation += 1
+        self.live[:] = 0
+
+    def sample(self) -> Sample:
+        """The worker's tick."""
+        numbers = self.baseline.changed(self.generation, self.live)
+        sequence = self.worker.sequence + 1
+        self.worker.write(sequence, numbers, self.live[numbers])
+        return Sample(
+            PROGRAM.name, self.generation, sequence, sequence, sequence, len(numbers), (0, 0), {}, {}, 0
+        )
+
+    def take(self, sample: Sample) -> bool:
+        self.account.announce(sample)
+        return self.account.take(GROUP_OF_SLOT)
+
+    def another_aggregator(self) -> None:
+        self.account = Account(PROGRAM, self.storage)
+
+    def expected(self) -> list[list[int]]:
+        """Totals of the host and of each group, without any machinery."""
+        parts = [self.counted, *(self.counted[group == GROUP_OF_SLOT] for group in range(GROUPS))]
+        return [part.sum(axis=0).tolist() for part in parts]
+
+    def totals(self) -> list[list[int]]:
+        found: list[list[int]] = self.account.ledger.totals.tolist()
+        return found
+
+    def close(self) -> None:
+        os.close(self.storage.table_fd)
+        os.close(self.storage.ledger_fd)
+
+
+@pytest.fixture
+def make(knife: Knife) -> Iterator[Callable[[], House]]:
+    houses: list[House] = []
+
+    def one() -> House:
+        """With a history, and counts that have not been taken yet."""
+        knife.set(0)
+        house = House(knife)
+        houses.append(house)
+        for row in range(ROWS):
+            house.count(row, 10 + row, 100 * row)
+        assert house.take(house.sample())
+        for row in (0, 2, 3, 6):
+            house.count(row, 1, row)
+        return house
+
+    yield one
+    for house in houses:
+        house.close()
+
+
+def writes_of(house: House) -> int:
+    """How many writes to shared memory one commit makes."""
+    house.knife.set(0)
+    assert house.take(house.sample())
+    return house.knife.writes
+
+
+def kills(make: Callable[[], House], renewed: bool = False) -> list[tuple[int, str]]:
+    house = make()
+    if renewed:
+        house.load_again()
+        house.count(2, 5, 5)
+    count = writes_of(house)
+    assert count >= 8
+    return [(at, moment) for at in range(1, count + 1) for moment in MOMENTS]
+
+
+def test_an_undisturbed_ledger_adds_up(make: Callable[[], House]) -> None:
+    house = make()
+    for _ in range(5):
+        house.count(3, 7, 1)
+        assert house.take(house.sample())
+        assert house.totals() == house.expected()
+
+
+def test_killed_anywhere_the_same_sample_again_makes_the_totals_right(make: Callable[[], House]) -> None:
+    for at, moment in kills(make):
+        house = make()
+        sample = house.sample()
+        house.knife.set(at, moment)
+        with pytest.raises(Killed):
+            house.take(sample)
+        house.knife.set(0)
+        house.another_aggregator()
+        house.take(sample)
+        assert house.totals() == house.expected(), f"killed {moment} write {at}"
+        assert house.account.ledger.sequence == sample.sequence
+
+
+def test_killed_anywhere_a_newer_sample_makes_the_totals_right(make: Callable[[], House]) -> None:
+    for at, moment in kills(make):
+        house = make()
+        sample = house.sample()
+        house.knife.set(at, moment)
+        with pytest.raises(Killed):
+            house.take(sample)
+        house.knife.set(0)
+        house.another_aggregator()
+        house.count(0, 1, 1)
+        house.count(2, 1, 1)
+        assert house.take(house.sample())
+        assert house.totals() == house.expected(), f"killed {moment} write {at}"
+
+
+def test_a_sample_that_was_written_before_the_kill_and_came_after_it_is_right_too(
+    make: Callable[[], House],
+) -> None:
+    """The worker chose its rows by the baseline of before; the aggregator's successor has another one."""
+    for at, moment in kills(make):
+        house = make()
+        first = house.sample()
+        house.count(3, 4, 4)
+        second = house.sample()
+        house.knife.set(at, moment)
+        with pytest.raises(Killed):
+            house.take(first)
+        house.knife.set(0)
+        house.another_aggregator()
+        assert house.take(second)
+        assert house.totals() == house.expected(), f"killed {moment} write {at}"
+
+
+def test_killed_again_while_it_recovers_it_still_adds_up(make: Callable[[], House]) -> None:
+    for at, moment in kills(make):
+        for again in range(1, 6):
+            house = make()
+            sample = house.sample()
+            house.knife.set(at, moment)
+            with pytest.raises(Killed):
+                house.take(sample)
+            house.knife.set(again, "within")
+            try:
+                house.another_aggregator()
+            except Killed:
+                house.knife.set(0)
+                house.another_aggregator()
+            house.knife.set(0)
+            house.take(sample)
+            assert house.totals() == house.expected(), f"killed {moment} write {at}, then {again}"
+
+
+def test_killed_anywhere_as_the_kernel_counts_anew_the_totals_go_on(make: Callable[[], House]) -> None:
+    for at, moment in kills(make, renewed=True):
+        house = make()
+        assert house.take(house.sample())
+        house.load_again()
+        house.count(2, 5, 5)
+        house.count(3, 1, 200)
+        sample = house.sample()
+        house.knife.set(at, moment)
+        with pytest.raises(Killed):
+            house.take(sample)
+        house.knife.set(0)
+        house.another_aggregator()
+        house.take(sample)
+        assert house.totals() == house.expected(), f"killed {moment} write {at}"
+        house.count(2, 1, 1)
+        assert house.take(house.sample())
+        assert house.totals() == house.expected(), f"killed {moment} write {at}"
+
+
+def test_totals_stay_when_the_kernel_counts_anew(make: Callable[[], House]) -> None:
+    house = make()
+    assert house.take(house.sample())
+    house.load_again()
+    for row in range(ROWS):
+        house.count(row, 1, 0)  # less than what was there: a difference would be below 0
+    assert house.take(house.sample())
+    assert house.totals() == house.expected()
+    assert house.account.ledger.generation == 2
+
+
+def test_a_late_sample_of_an_earlier_making_counts_nothing(make: Callable[[], House]) -> None:
+    house = make()
+    late = house.sample()
+    house.counted[[0, 2, 3, 6]] -= np.array([[1, 0], [1, 2], [1, 3], [1, 6]], np.uint64)
+    house.load_again()
+    house.count(1, 1, 1)
+    assert house.take(house.sample())
+    assert not house.take(late)
+    assert house.totals() == house.expected()
+
+
+def test_a_sample_is_counted_once_however_often_it_comes(make: Callable[[], House]) -> None:
+    house = make()
+    sample = house.sample()
+    assert house.take(sample)
+    assert not house.take(sample)
+    house.another_aggregator()
+    assert not house.take(sample)
+    assert house.totals() == house.expected()
+
+
+def test_lost_samples_lose_nothing(make: Callable[[], House]) -> None:
+    house = make()
+    for row in (1, 4, 5):
+        house.count(row, 3, 3)
+        house.sample()
+    assert house.take(house.sample())
+    assert house.totals() == house.expected()
+
+
+def test_counters_that_wrap_around_add_up(make: Callable[[], House]) -> None:
+    house = make()
+    assert house.take(house.sample())
+    house.live[5] = np.iinfo(np.uint64).max
+    assert house.take(house.sample())
+    before = house.account.ledger.totals.copy()
+    house.live[5] += np.uint64(4)
+    assert house.take(house.sample())
+    assert (house.account.ledger.totals - before)[0].tolist() == [4, 4]
+
+
+def test_the_worker_writes_just_the_rows_that_were_not_taken(make: Callable[[], House]) -> None:
+    house = make()
+    assert house.sample().rows == 4
+    assert house.sample().rows == 4, "an announced sample is not a taken one"
+    assert house.take(house.sample())
+    assert house.sample().rows == 0
+
+
+def test_what_has_stood_in_a_frame_is_remembered(make: Callable[[], House]) -> None:
+    house = make()
+    house.account.ledger.announced[2] = 1
+    house.another_aggregator()
+    assert house.account.ledger.announced.tolist() == [0, 0, 1, 0]

@@ -1,0 +1,114 @@
+"""From a hook and a plan to the C text that is compiled."""
+
+import pytest
+
+from supervisor.kernel.plans import (
+    FAMILIES,
+    FAMILY,
+    Family,
+    Hook,
+    Mechanism,
+    Plan,
+    Preference,
+    Target,
+    choose,
+    context_type,
+    function_name,
+    function_plan,
+    glue,
+    tracepoint_plan,
+)
+
+FENTRY = function_plan("fentry", "do_sys_openat2", "on_open", "0")
+FEXIT = function_plan("fexit", "do_sys_openat2", "on_open", "(long)args[3]")
+KPROBE = function_plan("kprobe", "do_sys_open", "on_open", "0")
+KRETPROBE = function_plan("kretprobe", "do_sys_open", "on_open", "PT_REGS_RC(args)")
+TRACEPOINT = tracepoint_plan("on_open", "args->ret", "syscalls:sys_exit_openat")
+BARE = tracepoint_plan("on_exit", "", "sched:sched_process_exit")
+HOOK = Hook("open", (FENTRY, KPROBE, TRACEPOINT), (FEXIT, KRETPROBE, TRACEPOINT))
+
+
+@pytest.mark.parametrize(
+    ("plan", "text"),
+    [
+        (FENTRY, "int kfunc__do_sys_openat2(u64 *args) { return on_open(0); }\n"),
+        (FEXIT, "int kretfunc__do_sys_openat2(u64 *args) { return on_open((long)args[3]); }\n"),
+        (KPROBE, "int open__kprobe__do_sys_open(struct pt_regs *args) { return on_open(0); }\n"),
+        (
+            KRETPROBE,
+            "int open__kretprobe__do_sys_open(struct pt_regs *args) { return on_open(PT_REGS_RC(args)); }\n",
+        ),
+        (
+            TRACEPOINT,
+            "int open__tracepoint__syscalls__sys_exit_openat("
+            "struct tracepoint__syscalls__sys_exit_openat *args) { return on_open(args->ret); }\n",
+        ),
+        (BARE, "int open__tracepoint__sched__sched_process_exit(void *args) { return on_exit(); }\n"),
+    ],
+    ids=lambda value: value.mechanism if isinstance(value, Plan) else "",
+)
+def test_glue_calls_the_handler_and_does_nothing_else(plan: Plan, text: str) -> None:
+    assert glue(HOOK, plan, plan.targets[0]) == text
+
+
+@pytest.mark.parametrize("plan", [FENTRY, FEXIT, KPROBE, KRETPROBE, TRACEPOINT, BARE])
+def test_a_hooks_name_of_several_words_still_makes_a_c_function(plan: Plan) -> None:
+    assert function_name(Hook("fork failure", (), ()), plan, plan.targets[0]).isidentifier()
+
+
+def test_a_tracepoints_structure_is_asked_for_only_where_a_field_is_used() -> None:
+    assert context_type(TRACEPOINT, TRACEPOINT.targets[0]) == "struct tracepoint__syscalls__sys_exit_openat"
+    assert context_type(BARE, BARE.targets[0]) == "void"
+
+
+def test_each_load_mode_has_its_own_plans() -> None:
+    assert HOOK.plans("entry") == (FENTRY, KPROBE, TRACEPOINT)
+    assert HOOK.plans("return") == (FEXIT, KRETPROBE, TRACEPOINT)
+
+
+@pytest.mark.parametrize(
+    ("preference", "chosen"),
+    [
+        (Preference(), [FENTRY, KPROBE, TRACEPOINT]),
+        (Preference(("tracepoint", "kprobe", "fentry")), [FENTRY, KPROBE, TRACEPOINT]),
+        (Preference(first="kprobe"), [KPROBE, FENTRY, TRACEPOINT]),
+        (Preference(first="tracepoint"), [TRACEPOINT, FENTRY, KPROBE]),
+        (Preference(("kprobe", "tracepoint")), [KPROBE, TRACEPOINT]),
+        (Preference(("kprobe", "tracepoint"), first="fentry"), [KPROBE, TRACEPOINT]),
+        (Preference(("kprobe",)), [KPROBE]),
+        (Preference(()), []),
+    ],
+    ids=repr,
+)
+def test_plans_are_those_of_the_families_the_preferred_one_first(
+    preference: Preference, chosen: list[Plan]
+) -> None:
+    assert choose(HOOK.entry, preference) == chosen
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "family"),
+    [
+        ("fentry", "fentry"),
+        ("fexit", "fentry"),
+        ("kprobe", "kprobe"),
+        ("kretprobe", "kprobe"),
+        ("tracepoint", "tracepoint"),
+    ],
+)
+def test_entry_and_return_are_one_family(mechanism: Mechanism, family: Family) -> None:
+    assert FAMILY[mechanism] == family
+    assert Plan(mechanism, ()).family == family
+
+
+def test_every_family_has_a_mechanism() -> None:
+    assert set(FAMILY.values()) == set(FAMILIES)
+
+
+def test_optional_tracepoints_are_marked_so_and_come_last() -> None:
+    plan = tracepoint_plan("h", "0", "a:b", optional=("a:c", "a:d"))
+    assert plan.targets == (
+        Target("a:b", "h", "0"),
+        Target("a:c", "h", "0", optional=True),
+        Target("a:d", "h", "0", optional=True),
+    )

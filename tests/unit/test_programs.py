@@ -1,0 +1,256 @@
+"""Every program is whole: its C source, its declaration and its configuration file say the same."""
+
+import importlib
+import re
+from collections.abc import Iterator
+from typing import get_args
+
+import pytest
+
+from supervisor.config.options import PROGRAMS
+from supervisor.kernel import identities
+from supervisor.kernel.loader import expand
+from supervisor.kernel.maps import TASK
+from supervisor.kernel.plans import FAMILY, Hook, Mode, Plan, Target, function_name, glue
+from tests.harness import ROOT
+from workers import registry
+from workers.declaration import Program
+
+CORE_MAPS = {"slot_of_pid", "task", "words"}
+MODES: tuple[Mode, ...] = get_args(Mode)
+PROGRAMS_THERE = [registry.find(name) for name in PROGRAMS]
+programs = pytest.mark.parametrize("program", PROGRAMS_THERE, ids=lambda program: program.name)
+slot_programs = pytest.mark.parametrize(
+    "program", [p for p in PROGRAMS_THERE if p.kind == "slot"], ids=lambda program: program.name
+)
+
+
+def source_of(program: Program) -> str:
+    """The C text that is compiled: the program's, with its headers."""
+    return expand(ROOT / "kernel_progs" / program.source)
+
+
+def hooks_targets(hooks: tuple[Hook, ...], mode: Mode) -> Iterator[tuple[Hook, Plan, Target]]:
+    for hook in hooks:
+        for plan in hook.plans(mode):
+            for target in plan.targets:
+                yield hook, plan, target
+
+
+def all_targets(program: Program) -> list[tuple[Hook, Plan, Target]]:
+    return [found for mode in MODES for found in hooks_targets(program.hooks, mode)]
+
+
+def test_the_programs_are_different() -> None:
+    assert len(set(PROGRAMS)) == len(PROGRAMS)
+    assert list(registry.all_programs()) == list(PROGRAMS)
+
+
+@programs
+def test_a_program_has_its_files_under_its_own_name(program: Program) -> None:
+    assert registry.find(program.name) is program
+    assert program.source == f"{program.name}.bpf.c"
+    for path in (
+        f"kernel_progs/{program.name}.bpf.c",
+        f"conf/ebpf.d/{program.name}.conf",
+        f"workers/{program.name}.py",
+    ):
+        assert (ROOT / path).is_file(), path
+
+
+def test_no_file_is_without_its_program() -> None:
+    modules = {path.stem for path in (ROOT / "workers").glob("*.py")}
+    declared = {name for name in modules if hasattr(importlib.import_module(f"workers.{name}"), "PROGRAM")}
+    sources = {path.name for path in (ROOT / "kernel_progs").glob("*.bpf.c")}
+    conf = {path.stem for path in (ROOT / "conf" / "ebpf.d").glob("*.conf")}
+    assert declared == set(PROGRAMS)
+    assert sources == {identities.SOURCE, *(f"{name}.bpf.c" for name in PROGRAMS)}
+    assert conf == set(PROGRAMS)
+
+
+@programs
+def test_every_column_belongs_to_a_hook_that_exists(program: Program) -> None:
+    assert {column.hook for column in program.columns} <= {hook.name for hook in program.hooks}
+    names = [column.name for column in program.columns]
+    assert len(set(names)) == len(names) > 0
+
+
+@programs
+def test_hooks_have_names_and_plans_of_their_own(program: Program) -> None:
+    names = [hook.name for hook in program.hooks]
+    assert len(set(names)) == len(names) > 0
+    for hook in program.hooks:
+        assert hook.returning, f"{hook.name}: return mode has all hooks"
+        for plan in (*hook.entry, *hook.returning):
+            assert plan.mechanism in FAMILY
+            assert plan.targets, hook.name
+            assert not all(target.optional for target in plan.targets), f"{hook.name}: a plan of nothing"
+
+
+@programs
+def test_a_column_of_entry_mode_has_a_hook_in_entry_mode(program: Program) -> None:
+    in_entry_mode = {hook.name for hook in program.hooks if hook.entry}
+    for column in program.columns:
+        assert column.return_mode_only or column.hook in in_entry_mode, column.name
+
+
+@programs
+def test_what_the_start_makes_to_try_a_hook_shows_in_a_column_of_that_hook(program: Program) -> None:
+    for hook in program.hooks:
+        if hook.exercise:
+            assert program.kind == "slot"
+            assert program.columns[hook.column].hook == hook.name
+
+
+@programs
+def test_tracepoints_are_named_with_their_category_and_functions_without(program: Program) -> None:
+    for _, plan, target in all_targets(program):
+        parts = target.symbol.split(":")
+        assert len(parts) == (2 if plan.mechanism == "tracepoint" else 1), target.symbol
+        assert all(re.fullmatch(r"\w+", part) for part in parts), target.symbol
+
+
+@programs
+def test_every_handler_exists_in_the_source(program: Program) -> None:
+    source = source_of(program)
+    for _, _, target in all_targets(program):
+        assert re.search(rf"\b{target.handler}\(", source), target.handler
+
+
+@programs
+def test_no_handler_of_the_source_is_left_unused(program: Program) -> None:
+    text = (ROOT / "kernel_progs" / program.source).read_text()
+    defined = set(re.findall(r"^static __always_inline int (on_\w+)\(", text, re.MULTILINE))
+    glued = {target.handler for _, _, target in all_targets(program)}
+    called = {name for name in defined if len(re.findall(rf"\b{name}\(", text)) > 1}
+    assert defined == (glued | called) & defined
+
+
+@programs
+def test_the_handler_is_called_with_as_many_arguments_as_it_takes(program: Program) -> None:
+    source = source_of(program)
+    for _, _, target in all_targets(program):
+        found = re.search(rf"\bint {target.handler}\(([^)]*)\)", source)
+        assert found, target.handler
+        taken = 0 if found[1] == "void" else len(found[1].split(","))
+        assert len(outer_arguments(target.arguments)) == taken, f"{target.handler} at {target.symbol}"
+
+
+def outer_arguments(text: str) -> list[str]:
+    """The arguments of a call: commas within parentheses separate those of another one."""
+    depth, arguments = 0, [""]
+    for char in text:
+        depth += (char in "([") - (char in ")]")
+        if char == "," and not depth:
+            arguments.append("")
+        else:
+            arguments[-1] += char
+    return [argument for argument in arguments if argument.strip()]
+
+
+@programs
+@pytest.mark.parametrize("mode", MODES)
+def test_the_generated_functions_are_c_and_all_different(program: Program, mode: Mode) -> None:
+    targets = list(hooks_targets(program.hooks, mode))
+    names = [function_name(*target) for target in targets]
+    assert all(name.isidentifier() and name.isascii() for name in names)
+    assert len(set(names)) == len(names)
+    for target in targets:
+        text = glue(*target)
+        assert text.count("(") == text.count(")")
+
+
+@slot_programs
+def test_the_columns_stand_in_the_order_of_the_source(program: Program) -> None:
+    found = re.search(r"enum column \{([^}]*)\}", source_of(program))
+    assert found, "enum column"
+    in_source = [name.strip().lower() for name in found[1].split(",") if name.strip()]
+    assert in_source == [column.name for column in program.columns]
+
+
+@slot_programs
+def test_a_slot_programs_row_has_room_for_its_columns_and_fills_cache_lines(program: Program) -> None:
+    found = re.search(r"#define ROW_COLUMNS (\d+)", source_of(program))
+    assert found
+    assert int(found[1]) >= len(program.columns)
+    assert int(found[1]) % 8 == 0
+
+
+@programs
+def test_the_maps_that_the_worker_reads_exist_and_can_be_mapped(program: Program) -> None:
+    tables = re.findall(r"^BPF_F_TABLE\((.*)\);", source_of(program), re.MULTILINE)
+    words = [[word.strip() for word in table.split(",")] for table in tables]
+    own = {name for _, _, _, name, _, flags in words if "BPF_F_MMAPABLE" in flags}
+    assert set(program.maps) <= own | CORE_MAPS
+
+
+@programs
+def test_the_queues_that_are_filled_at_the_start_exist(program: Program) -> None:
+    for queue in program.prepare:
+        assert re.search(rf"BPF_QUEUE\({queue},", source_of(program)), queue
+
+
+@programs
+def test_a_program_of_devices_names_its_rows(program: Program) -> None:
+    assert (program.kind == "device") == (program.names is not None)
+    assert (program.kind == "slot") == (program.rows == 0)
+    assert program.kind == "slot" or program.read
+
+
+@programs
+def test_every_dimension_shows_columns_that_exist_or_a_gauge(program: Program) -> None:
+    columns = {column.name for column in program.columns}
+    for chart in program.charts:
+        assert chart.dimensions, chart.id
+        for dimension in chart.dimensions:
+            assert bool(dimension.sources) != bool(dimension.gauge), f"{chart.id} {dimension.id}"
+            assert set(dimension.sources) <= columns, f"{chart.id} {dimension.id}"
+            assert not dimension.gauge or program.gauges, f"{chart.id} {dimension.id}"
+            assert dimension.algorithm == ("absolute" if dimension.gauge else "incremental")
+            assert dimension.unit > 0
+
+
+@programs
+def test_every_column_is_shown_somewhere(program: Program) -> None:
+    shown = {
+        source for chart in program.charts for dimension in chart.dimensions for source in dimension.sources
+    }
+    assert shown == {column.name for column in program.columns}
+
+
+@programs
+def test_charts_fit_the_kind_of_their_program(program: Program) -> None:
+    scopes = {"slot": {"system", "apps"}, "host": {"system"}, "device": {"device"}}
+    for chart in program.charts:
+        assert chart.scope in scopes[program.kind], chart.id
+        if chart.scope == "apps":
+            assert len(chart.dimensions) == 1
+        else:
+            ids = [dimension.id for dimension in chart.dimensions]
+            assert len(set(ids)) == len(ids)
+            assert all(ids)
+
+
+def test_no_two_charts_have_one_id() -> None:
+    ids = [
+        f"{chart.type}.{chart.id}" for program in registry.all_programs().values() for chart in program.charts
+    ]
+    assert sorted(ids) == sorted(set(ids))
+
+
+def test_the_core_programs_handlers_exist_too() -> None:
+    source = expand(ROOT / "kernel_progs" / identities.SOURCE)
+    for _, _, target in hooks_targets(identities.HOOKS, "entry"):
+        assert re.search(rf"\bint {target.handler}\(", source), target.handler
+
+
+def test_identities_are_read_as_the_source_lays_them_out() -> None:
+    source = expand(ROOT / "kernel_progs" / identities.SOURCE)
+    found = re.search(r"struct task \{(.*?)\};", source, re.DOTALL)
+    assert found
+    fields = re.findall(r"^\s*(?:u32|u64|char) (\w+)", found[1], re.MULTILINE)
+    assert list(TASK.names or ()) == fields
+    sizes = re.findall(r"^\s*(u32|u64|char)", found[1], re.MULTILINE)
+    assert [TASK[name].itemsize for name in fields] == [
+        {"u32": 4, "u64": 8, "char": 16}[size] for size in sizes
+    ]

@@ -1,0 +1,132 @@
+"""The tables that `ebpfctl status` and `check` print."""
+
+from typing import Any
+
+import pytest
+
+from supervisor.status_table import COLUMNS, duration, hooks_table, size, table
+
+RUNNING: dict[str, Any] = {
+    "name": "fd",
+    "state": "RUNNING",
+    "pid": 4711,
+    "uptime_s": 100.0,
+    "restarts": 2,
+    "rss_bytes": 23_456_789,
+    "cpu_s": 1.5,
+    "kernel_bytes": 2_100_000,
+    "samples": 99,
+    "dropped": 0,
+    "rate": 1234.5,
+    "description": "5 hooks (tracepoint)",
+    "hooks": [
+        {"hook": "open", "plan": "fexit", "target": "do_sys_openat2", "attached": False, "reason": "EPERM"},
+        {"hook": "open", "plan": "tracepoint", "target": "syscalls:x", "attached": True, "reason": ""},
+    ],
+}
+STOPPED: dict[str, Any] = {
+    **RUNNING,
+    "name": "cachestat",
+    "state": "STOPPED",
+    "pid": None,
+    "uptime_s": 0.0,
+    "restarts": 0,
+    "rss_bytes": 0,
+    "cpu_s": 0.0,
+    "kernel_bytes": 0,
+    "rate": 0.0,
+    "description": "stopped",
+    "hooks": [],
+}
+
+
+def lines_of(*programs: dict[str, Any], verbose: bool = False) -> list[str]:
+    return table({"programs": programs}, verbose).splitlines()
+
+
+def test_the_columns_are_those_of_the_manual() -> None:
+    names = ["NAME", "STATE", "PID", "UPTIME", "RESTARTS", "RATE", "CPU%", "RSS", "KERNEL", "DESCRIPTION"]
+    assert list(COLUMNS) == names
+    assert lines_of(RUNNING)[0].split() == names
+
+
+def test_a_running_program_shows_all_of_itself() -> None:
+    line = lines_of(RUNNING)[1]
+    assert line.split(maxsplit=9) == [
+        *["fd", "RUNNING", "4711", "0:01:40", "2", "1234/s", "1.5", "23MB", "2.1MB"],
+        "5 hooks (tracepoint)",
+    ]
+
+
+def test_what_a_stopped_program_does_not_have_is_a_dash() -> None:
+    line = lines_of(STOPPED)[1]
+    assert line.split() == ["cachestat", "STOPPED", "-", "-", "0", "-", "-", "-", "-", "stopped"]
+
+
+def test_columns_stand_below_one_another_and_nothing_trails() -> None:
+    head, *rows = lines_of(RUNNING, STOPPED)
+    for name, value in [("STATE", "RUNNING"), ("DESCRIPTION", "5 hooks")]:
+        assert rows[0].index(value) == head.index(name)
+    assert rows[1].index("stopped") == head.index("DESCRIPTION")
+    assert all(line == line.rstrip() for line in [head, *rows])
+
+
+def test_programs_stand_in_the_order_of_the_answer() -> None:
+    assert [line.split()[0] for line in lines_of(STOPPED, RUNNING)[1:]] == ["cachestat", "fd"]
+
+
+def test_no_program_at_all_is_a_head_alone() -> None:
+    assert len(lines_of()) == 1
+
+
+def test_verbose_adds_each_hook_with_its_plan_and_the_reason() -> None:
+    lines = lines_of(RUNNING, STOPPED, verbose=True)
+    assert lines[3:5] == ["", lines[4]]
+    assert lines[4].split() == ["PROGRAM", "HOOK", "PLAN", "TARGET", "ATTACHED", "REASON"]
+    assert [line.split() for line in lines[5:]] == [
+        ["fd", "open", "fexit", "do_sys_openat2", "no", "EPERM"],
+        ["fd", "open", "tracepoint", "syscalls:x", "yes"],
+    ]
+
+
+def test_a_hook_without_any_target_still_has_its_row() -> None:
+    hook = {"hook": "open", "plan": "kprobe", "target": "", "attached": False, "reason": "no such plan"}
+    text = hooks_table([{"name": "fd", "hooks": [hook]}])
+    assert text.splitlines()[-1].split(maxsplit=5) == ["fd", "open", "kprobe", "-", "no", "no such plan"]
+
+
+def test_a_program_that_has_just_begun_has_no_share_of_the_cpu_yet() -> None:
+    line = lines_of({**RUNNING, "uptime_s": 0.0, "cpu_s": 0.5})[1]
+    assert line.split()[6] == "0.0"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0:00:00"),
+        (59.9, "0:00:59"),
+        (60, "0:01:00"),
+        (3599, "0:59:59"),
+        (3600, "1:00:00"),
+        (86399, "23:59:59"),
+        (86400, "1d 0:00:00"),
+        (100 * 86400 + 3661, "100d 1:01:01"),
+    ],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("amount_bytes", "text"),
+    [
+        (0, "0.0MB"),
+        (40_000, "0.0MB"),
+        (1_250_000, "1.2MB"),
+        (9_940_000, "9.9MB"),
+        (10_000_000, "10MB"),
+        (2_147_483_648, "2147MB"),
+    ],
+)
+def test_sizes(amount_bytes: int, text: str) -> None:
+    assert size(amount_bytes) == text
