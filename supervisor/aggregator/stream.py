@@ -77,10 +77,10 @@ def clean_names(texts: Iterable[str]) -> list[str]:
     taken: set[str] = set()
     names = []
     for text in texts:
-        base = _cut(_safe(text), _TEXT_BYTES - _NUMBER_BYTES) or "_"
+        base = _cut(_safe(text), _TEXT_BYTES) or "_"
         name, number = base, 2
         while name in taken:
-            name, number = f"{base}_{number}", number + 1
+            name, number = f"{_cut(base, _TEXT_BYTES - _NUMBER_BYTES)}_{number}", number + 1
         taken.add(name)
         names.append(name)
     return names
