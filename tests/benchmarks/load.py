@@ -1,0 +1,90 @@
+"""A machine with work on it: sleeping processes that wake now and then and touch files.
+
+As in the measurement of the model: N forked sleepers with 16 different names, each waking every 10 s for
+open/read/close, open/write/close and one stat() that fails.
+
+    with Load(2000):
+        ...
+"""
+
+import ctypes
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+_PR_SET_PDEATHSIG: Final = 1
+_PR_SET_NAME: Final = 15
+_NAMES: Final = 16
+_PERIOD_S: Final = 10.0
+
+
+class Load:
+    """The benchmark's side: a process whose children are the sleepers."""
+
+    def __init__(self, count: int) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(Path(__file__)), str(count)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+
+    def __enter__(self) -> Self:
+        assert self._process.stdout
+        if self._process.stdout.readline() != b"ready\n":
+            raise RuntimeError("the sleepers could not be made")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """The children get SIGKILL when their parent has gone."""
+        self._process.communicate()
+
+
+def _sleep(number: int, scratch: str) -> None:
+    """One sleeper; the first waking is spread over the period."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    name = ctypes.c_char_p(f"sleeper{number % _NAMES}".encode())
+    ctypes.CDLL(None).prctl(_PR_SET_NAME, name, 0, 0, 0)
+    delay_s = random.Random(number).uniform(0, _PERIOD_S)
+    while True:
+        time.sleep(delay_s)
+        delay_s = _PERIOD_S
+        _touch_files(scratch)
+
+
+def _touch_files(scratch: str) -> None:
+    fd = os.open("/etc/hostname", os.O_RDONLY)
+    os.read(fd, 64)
+    os.close(fd)
+    fd = os.open(scratch, os.O_WRONLY)
+    os.write(fd, b"x")
+    os.close(fd)
+    try:
+        os.stat("/etc/hostname/missing")
+    except OSError:
+        return
+
+
+def main() -> None:
+    """The parent's side: makes them, and lives until its stdin is closed."""
+    with tempfile.NamedTemporaryFile(prefix="load-") as scratch:
+        for number in range(int(sys.argv[1])):
+            if os.fork() == 0:
+                try:
+                    _sleep(number, scratch.name)
+                finally:
+                    os._exit(1)
+        print("ready", flush=True)
+        sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main()
