@@ -185,6 +185,11 @@ class Run:
         command = [str(CTL), "--runtime-dir", str(self.directory), *words]
         return subprocess.run(command, capture_output=True, text=True, timeout=60 * SLOW, check=False)
 
+    def ctl_later(self, *words: str) -> None:
+        """The same without waiting for its end."""
+        command = [str(CTL), "--runtime-dir", str(self.directory), *words]
+        subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
     def status(self) -> dict[str, Any]:
         answer = self.ctl("--json", "status")
         assert answer.returncode in (0, 3), answer.stderr
