@@ -7,9 +7,9 @@
 enum column { PROCESS, THREAD, EXIT, RELEASE, PROCESS_ERROR, THREAD_ERROR };
 
 // Flags of the fork calls under way, by task: what sees their end knows the result only. A task has one
-// such call at a time; 10,240 of them at once are beyond any scheduler's doing.
-BPF_HASH(creating, u32, u64, 10240);
-BPF_HASH(failing, u32, u64, 10240);
+// such call at a time; 4,096 of them at once are beyond any scheduler's doing.
+BPF_HASH(creating, u32, u64, 4096);
+BPF_HASH(failing, u32, u64, 4096);
 
 static __always_inline int on_create(u64 clone_flags)
 {

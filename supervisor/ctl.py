@@ -99,6 +99,9 @@ def _parser() -> argparse.ArgumentParser:
 
     commands.add_parser("shutdown", help="stop everything").set_defaults(handler=_shutdown)
     commands.add_parser("version", help="the version of both ends").set_defaults(handler=_version)
+    for command in commands.choices.values():  # said after the command they are as good
+        command.add_argument("--runtime-dir", type=Path, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+        command.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     return parser
 
 

@@ -125,8 +125,8 @@ class Unit:
             return
         else:
             self._disarm()
-            self.enter(State.STOPPED, "stopped")
             self.stopped()
+            self.enter(State.STOPPED, "stopped")
 
     def kill(self, why: str) -> None:
         """SIGKILL; what follows is the policy's matter."""
@@ -145,7 +145,7 @@ class Unit:
         raise NotImplementedError
 
     def stopped(self) -> None:
-        """Called when it has come to STOPPED."""
+        """Called when it has no process any more, before it is told that it is STOPPED."""
 
     def ended(self, how: str) -> None:
         """Called when its process has ended; `how` is "" for exit status 0."""
@@ -233,8 +233,8 @@ class Unit:
         self._release(child)
         if self.state is State.STOPPING:
             self._disarm()
-            self.enter(State.STOPPED, "stopped")
             self.stopped()
+            self.enter(State.STOPPED, "stopped")
         else:
             self._disarm()
             self.ended(how)
