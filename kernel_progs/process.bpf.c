@@ -1,6 +1,7 @@
 // Births, exits and releases of tasks, and fork calls that failed, by process.
 #define ROW_COLUMNS 8
 #include "counters.h"
+#include "task_struct.h"
 
 #define CLONE_THREAD 0x00010000
 

@@ -4,6 +4,7 @@
 // committed: user space publishes in words[SETTLED_NS] the moment up to which that is so, and a slot
 // whose owner was freed later than that stays at rest. While nobody publishes, nothing is given again.
 #include "slots.h"
+#include "task_struct.h"
 
 #define CLONE_PARENT 0x00008000
 #define CLONE_THREAD 0x00010000

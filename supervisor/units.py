@@ -12,7 +12,7 @@ from supervisor.aggregator import main as aggregator
 from supervisor.aggregator.account import Storage
 from supervisor.config.model import ProgramConfig, Supervision
 from supervisor.errors import SupervisorError, Unavailable
-from supervisor.kernel import handover, loader, maps
+from supervisor.kernel import handover, identities, loader, maps
 from supervisor.kernel.handover import Loaded
 from supervisor.kernel.maps import KernelMap
 from supervisor.kernel.plans import FAMILIES, Family, HookReport, Preference
@@ -172,8 +172,8 @@ class CoreUnit(LoadingUnit):
         self.load()
 
     def accepted(self) -> None:
-        missing = [hook.hook for hook in self.hooks if not hook.attached]
-        if missing:
+        attached = {hook.hook for hook in self.hooks if hook.attached}
+        if attached != {hook.name for hook in identities.HOOKS}:
             self.unload()
             self.unavailable(f"processes cannot be followed: {lacking(self.hooks)}")
         else:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from supervisor.kernel.maps import TASK, TASK_LIVE, Maps
-from supervisor.kernel.plans import Hook, Plan, Target, function_plan, tracepoint_plan
+from supervisor.kernel.plans import Hook, Plan, Target, function_plan, task_plans, tracepoint_plan
 from workers.declaration import Chart, Column, Program, counted, momentary, slot_charts
 
 
@@ -49,7 +49,7 @@ _EXIT = (
     function_plan("kprobe", "do_exit", "on_exit"),
 )
 # release_task has the task as an argument, and its id only as a field of it: no plan without the tracepoint.
-_RELEASE = (tracepoint_plan("on_release", "args->pid", "sched:sched_process_free"),)
+_RELEASE = task_plans("on_release", "sched:sched_process_free")
 # clone and clone3 tell thread from process by their flags, which only their entry knows; fork and vfork
 # make processes. fork and vfork do not exist on every processor, clone3 came with 5.3. copy_process, which
 # they all call, returns the task or an error in its place.

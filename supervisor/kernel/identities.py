@@ -12,7 +12,7 @@ import numpy as np
 
 from supervisor.kernel.loader import Tables
 from supervisor.kernel.maps import PIDS_PER_PAGE, TASK, TASK_FREE, TASK_LIVE
-from supervisor.kernel.plans import Hook, tracepoint_plan
+from supervisor.kernel.plans import Hook, Plan, task_plans, tracepoint_plan
 
 SOURCE: Final = "task.bpf.c"
 SHARED: Final = ("slot_of_pid", "task")
@@ -22,18 +22,17 @@ SETTLED_NS: Final = 0
 BIRTHS_WITHOUT_SLOT: Final = 1
 
 
-def _hook(name: str, handler: str, arguments: str, event: str) -> Hook:
-    plan = tracepoint_plan(handler, arguments, event)
-    return Hook(name, (plan,), (plan,))
+def _hook(name: str, *plans: Plan) -> Hook:
+    return Hook(name, plans, plans)
 
 
 # The fork hook stands last: when it sees births, the others see what becomes of them.
 HOOKS: Final = (
-    _hook("exec", "on_exec", "", "sched:sched_process_exec"),
-    _hook("exit", "on_exit", "", "sched:sched_process_exit"),
-    _hook("free", "on_free", "args->pid", "sched:sched_process_free"),
-    _hook("rename", "on_rename", "args->pid, args->newcomm", "task:task_rename"),
-    _hook("newtask", "on_newtask", "args->pid, args->clone_flags", "task:task_newtask"),
+    _hook("exec", tracepoint_plan("on_exec", "", "sched:sched_process_exec")),
+    _hook("exit", tracepoint_plan("on_exit", "", "sched:sched_process_exit")),
+    _hook("free", *task_plans("on_free", "sched:sched_process_free")),
+    _hook("rename", tracepoint_plan("on_rename", "args->pid, args->newcomm", "task:task_rename")),
+    _hook("newtask", tracepoint_plan("on_newtask", "args->pid, args->clone_flags", "task:task_newtask")),
 )
 
 

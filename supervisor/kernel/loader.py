@@ -8,6 +8,7 @@ mounted there, out of everybody's sight, and are gone with the process however i
 import contextlib
 import ctypes
 import errno
+import functools
 import os
 import platform
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +18,7 @@ from typing import Any, Final
 
 from supervisor import linux
 from supervisor.errors import Unavailable
-from supervisor.kernel import namespace
+from supervisor.kernel import btf, namespace
 from supervisor.kernel.handover import Loaded
 from supervisor.kernel.maps import KernelMap, MapInfo
 from supervisor.kernel.plans import (
@@ -37,7 +38,14 @@ SOURCES: Final = Path(__file__).resolve().parents[2] / "kernel_progs"
 PINS: Final = namespace.BPFFS
 
 # Values of the kernel's enum bpf_prog_type.
-_PROGRAM_TYPE: Final = {"kprobe": 2, "kretprobe": 2, "tracepoint": 5, "fentry": 26, "fexit": 26}
+_PROGRAM_TYPE: Final[dict[Mechanism, int]] = {
+    "kprobe": 2,
+    "kretprobe": 2,
+    "tracepoint": 5,
+    "raw tracepoint": 17,
+    "fentry": 26,
+    "fexit": 26,
+}
 # Index for bpf_attach_kprobe (libbcc's enum bpf_probe_attach_type).
 _PROBE_ENTRY: Final = 0
 _PROBE_RETURN: Final = 1
@@ -164,9 +172,18 @@ def _kernel_functions() -> frozenset[str]:
 
 
 def _exists(plan: Plan, target: Target, symbols: frozenset[str]) -> bool:
+    if target.field and _field_offset(target.field) is None:
+        return False
+    if plan.mechanism == "raw tracepoint":
+        return True  # there is no list of them; attaching tells
     if plan.mechanism == "tracepoint":
         return (namespace.TRACEFS / "events" / target.symbol.replace(":", "/") / "format").exists()
     return target.symbol in symbols
+
+
+@functools.cache
+def _field_offset(field: str) -> int | None:
+    return btf.offset_of(*field.split("."))
 
 
 def _compile(request: Request, candidates: Mapping[str, list[Plan]]) -> Any:
@@ -186,7 +203,9 @@ def _compile(request: Request, candidates: Mapping[str, list[Plan]]) -> Any:
         for target in plan.targets
     )
     text = f"#include <linux/ptrace.h>\n{expand(SOURCES / request.source)}\n{functions}"
+    fields = {t.field for plans in candidates.values() for plan in plans for t in plan.targets if t.field}
     flags = [f"-D{name}={value}" for name, value in request.defines.items()]
+    flags += [f"-D{field.replace('.', '_').upper()}={_field_offset(field)}" for field in fields]
     flags += [f"-DARCH_{platform.machine().upper()}", f"-I{SOURCES / 'include'}", *_system_includes()]
     try:
         return Module(text=text.encode(), cflags=flags)
@@ -294,6 +313,8 @@ class _Attacher:
                 kind = _PROBE_RETURN if mechanism == "kretprobe" else _PROBE_ENTRY
                 event = f"{self._request.tag}_{'r' if kind else 'p'}_{target.symbol}"
                 link = lib.bpf_attach_kprobe(program, kind, event.encode(), target.symbol.encode(), 0, 0)
+            elif mechanism == "raw tracepoint":
+                link = lib.bpf_attach_raw_tracepoint(program, target.symbol.encode())
             else:
                 category, event = target.symbol.split(":")
                 link = lib.bpf_attach_tracepoint(program, category.encode(), event.encode())

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-Mechanism = Literal["fentry", "fexit", "kprobe", "kretprobe", "tracepoint"]
+Mechanism = Literal["fentry", "fexit", "kprobe", "kretprobe", "tracepoint", "raw tracepoint"]
 Family = Literal["fentry", "kprobe", "tracepoint"]
 Mode = Literal["entry", "return"]
 
@@ -21,6 +21,7 @@ FAMILY: Final[Mapping[Mechanism, Family]] = {
     "kprobe": "kprobe",
     "kretprobe": "kprobe",
     "tracepoint": "tracepoint",
+    "raw tracepoint": "tracepoint",
 }
 FAMILIES: Final[tuple[Family, ...]] = ("fentry", "kprobe", "tracepoint")
 
@@ -34,6 +35,7 @@ class Target:
     arguments: str = ""
     optional: bool = False  # may be missing: an older kernel, another processor
     mechanism: Mechanism | None = None  # where it is not the plan's: a kretprobe needs its kprobe
+    field: str = ""  # `structure.field` of the kernel whose offset the arguments need
 
 
 @dataclass(frozen=True)
@@ -103,13 +105,13 @@ def function_name(hook: Hook, plan: Plan, target: Target) -> str:
         return f"kfunc__{target.symbol}"
     if mechanism == "fexit":
         return f"kretfunc__{target.symbol}"
-    return f"{hook.name.replace(' ', '_')}__{mechanism}__{target.symbol.replace(':', '__')}"
+    return f"{hook.name}__{mechanism}__{target.symbol}".replace(" ", "_").replace(":", "__")
 
 
 def context_type(plan: Plan, target: Target) -> str:
     """C type of `args`. A tracepoint's structure is asked for only where a field is used."""
     mechanism = plan.mechanism_of(target)
-    if mechanism in ("fentry", "fexit"):
+    if mechanism in ("fentry", "fexit", "raw tracepoint"):
         return "u64"
     if mechanism in ("kprobe", "kretprobe"):
         return "struct pt_regs"
@@ -136,3 +138,15 @@ def tracepoint_plan(handler: str, arguments: str, *events: str, optional: tuple[
         tuple(Target(event, handler, arguments) for event in events)
         + tuple(Target(event, handler, arguments, optional=True) for event in optional),
     )
+
+
+def task_plans(handler: str, event: str) -> tuple[Plan, ...]:
+    """Plans for a tracepoint that is about a task and fires in interrupts.
+
+    The kernel leaves out a tracepoint's programs while another such program runs on the same CPU
+    (bpf_prog_active in kernel/trace/bpf_trace.c), which an interrupt can find there; those of a raw
+    tracepoint are left out only while they themselves run.
+    """
+    name = event.partition(":")[2]
+    raw = Target(name, handler, "pid_of_task(args[0])", field="task_struct.pid")
+    return (Plan("raw tracepoint", (raw,)), tracepoint_plan(handler, "args->pid", event))
