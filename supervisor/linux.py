@@ -17,14 +17,12 @@ CLONE_NEWNS: Final = 0x00020000
 MS_NOSUID: Final = 2
 MS_NODEV: Final = 4
 MS_NOEXEC: Final = 8
-MS_REC: Final = 0x4000
 MS_PRIVATE: Final = 1 << 18
 
 PR_SET_PDEATHSIG: Final = 1
 PR_CAPBSET_READ: Final = 23
 PR_CAPBSET_DROP: Final = 24
 PR_SET_NO_NEW_PRIVS: Final = 38
-PR_SET_DUMPABLE: Final = 4
 
 _SYS_BPF: Final = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351}
 _BPF_OBJ_PIN: Final = 6

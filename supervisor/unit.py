@@ -83,7 +83,6 @@ class Unit:
         self.child: Child | None = None
         self.ring: Lines = collections.deque(maxlen=RING_LINES)
         self.followers: list[Callable[[str], None]] = []
-        self.stopping_ends_in = State.STOPPED
         self._loop = loop
         self._settings = settings
         self._changed = changed

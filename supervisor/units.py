@@ -25,8 +25,6 @@ from workers.declaration import Program
 
 log = logging.getLogger("ebpf-supervisor")
 
-LoaderMain = Callable[[], Loaded]
-
 
 @dataclasses.dataclass(frozen=True)
 class House:

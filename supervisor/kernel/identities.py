@@ -15,7 +15,6 @@ from supervisor.kernel.maps import PIDS_PER_PAGE, TASK, TASK_FREE, TASK_LIVE
 from supervisor.kernel.plans import Hook, Plan, task_plans, tracepoint_plan
 
 SOURCE: Final = "task.bpf.c"
-SHARED: Final = ("slot_of_pid", "task")
 
 # Words of the core program's small table (enum word in task.bpf.c).
 SETTLED_NS: Final = 0

@@ -5,7 +5,6 @@ no bpf() call, so no privilege. The kernel rounds each element up to 8 bytes (ke
 """
 
 import mmap
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -14,8 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 from supervisor import linux
-
-BPF_F_MMAPABLE: Final = 1 << 10
 
 U64Array = npt.NDArray[np.uint64]
 
@@ -50,10 +47,6 @@ class MapInfo:
     @property
     def stride_bytes(self) -> int:
         return (self.value_bytes + 7) // 8 * 8
-
-    @property
-    def mappable(self) -> bool:
-        return bool(self.flags & BPF_F_MMAPABLE)
 
 
 @dataclass(frozen=True)
@@ -96,8 +89,3 @@ def kernel_bytes(fd: int) -> int:
             if line.startswith("memlock:"):
                 return int(line.split()[1])
     return 0
-
-
-def close_all(maps: Maps) -> None:
-    for held in maps.values():
-        os.close(held.fd)
