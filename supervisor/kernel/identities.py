@@ -30,7 +30,13 @@ HOOKS: Final = (
     _hook("exec", tracepoint_plan("on_exec", "", "sched:sched_process_exec")),
     _hook("exit", tracepoint_plan("on_exit", "", "sched:sched_process_exit")),
     _hook("free", *task_plans("on_free", "sched:sched_process_free")),
-    _hook("rename", tracepoint_plan("on_rename", "args->pid, args->newcomm", "task:task_rename")),
+    _hook(
+        "rename",
+        *(
+            tracepoint_plan("on_rename", f"args->pid, {name}", "task:task_rename")
+            for name in ("args->newcomm", "(const char *)args + (args->data_loc_newcomm & 0xffff)")
+        ),
+    ),
     _hook("newtask", tracepoint_plan("on_newtask", "args->pid, args->clone_flags", "task:task_newtask")),
 )
 

@@ -11,6 +11,7 @@ import errno
 import functools
 import os
 import platform
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,9 @@ _PROGRAM_TYPE: Final[dict[Mechanism, int]] = {
     "fentry": 26,
     "fexit": 26,
 }
+# A line such as `field:char newcomm[16];\toffset:28;` of a tracepoint's format, and a field that C uses.
+_FORMAT_FIELD: Final = re.compile(r"field:([^;]*?)\s*\*?\b(\w+)(?:\[[^]]*\])?;")
+_USED_FIELD: Final = re.compile(r"args->(\w+)")
 # Index for bpf_attach_kprobe (libbcc's enum bpf_probe_attach_type).
 _PROBE_ENTRY: Final = 0
 _PROBE_RETURN: Final = 1
@@ -177,8 +181,21 @@ def _exists(plan: Plan, target: Target, symbols: frozenset[str]) -> bool:
     if plan.mechanism == "raw tracepoint":
         return True  # there is no list of them; attaching tells
     if plan.mechanism == "tracepoint":
-        return (namespace.TRACEFS / "events" / target.symbol.replace(":", "/") / "format").exists()
+        fields = _fields_of(target.symbol)
+        return fields is not None and fields.issuperset(_USED_FIELD.findall(target.arguments))
     return target.symbol in symbols
+
+
+@functools.cache
+def _fields_of(event: str) -> frozenset[str] | None:
+    """Names of a tracepoint's fields as BCC gives them to C, None when the kernel does not have it. A string
+    of variable length, as more of them are since 6.16, is `data_loc_NAME`: its place and size."""
+    try:
+        text = (namespace.TRACEFS / "events" / event.replace(":", "/") / "format").read_text()
+    except FileNotFoundError:
+        return None
+    fields = _FORMAT_FIELD.findall(text)
+    return frozenset(f"data_loc_{name}" if kind.startswith("__data_loc") else name for kind, name in fields)
 
 
 @functools.cache
