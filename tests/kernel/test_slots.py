@@ -21,14 +21,14 @@ def table_of(slots: int) -> dict[str, str]:
 
 def test_slots_are_given_again_without_one_count_under_a_wrong_name() -> None:
     """Twice as many processes as there are slots, one after the other."""
-    expected = {OPENS: 1061 * 3, CREATED: 1061}
+    expected = {OPENS: 1031 * 3, CREATED: 1031}
     with (
         supervisor("--only", "process,fd", groups=GROUPS, files=table_of(512)) as run,
         Workload(KAT) as work,
         grows(run, expected) as growth,
     ):
-        for _ in range(20):
-            work.do("churn", 53, 3)
+        for _ in range(10):
+            work.do("churn", 103, 3)
             run.wait_frames(2)
         work.do("churn", 1, 3)
         assert growth.settle(expected) == expected
