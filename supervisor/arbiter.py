@@ -196,7 +196,8 @@ class Arbiter:
         rows = self._slots if program.kind == "slot" else program.rows
         columns = len(program.columns)
         table_shape = table.Shape(rows, columns)
-        ledger_shape = ledger.Shape(rows, columns, account.entities(program, len(self._groups.names)))
+        entities = account.entities(program, len(self._groups.names), account.MAX_CGROUPS)
+        ledger_shape = ledger.Shape(rows, columns, entities, len(program.derived_names))
         return account.Storage(
             table.create(program.name, table_shape),
             table_shape,
@@ -208,7 +209,9 @@ class Arbiter:
         core = self.core.loaded.maps if self.core.loaded else {}
         return aggregator.Assignment(
             tuple(
-                aggregator.Duty(u.program, u.storage, u.config.update_every_s, u.config.apps)
+                aggregator.Duty(
+                    u.program, u.storage, u.config.update_every_s, u.config.apps, u.config.cgroups
+                )
                 for u in self.units
             ),
             self._groups,
@@ -218,6 +221,8 @@ class Arbiter:
             self._options.stream_fd,
             Path(SAMPLES_SOCKET),
             min((u.config.update_every_s for u in self.units), default=self._config.update_every_s),
+            self._config.modern_charts,
+            self._config.agent_version,
             self._options.last_frame,
             ready,
             self.core.house.lifeline,

@@ -141,6 +141,7 @@ def load_config(arguments: argparse.Namespace) -> Config:
         only=arguments.only,
         load_mode=arguments.load_mode,
         internal_charts=configuration.wants_internal_charts(os.environ),
+        agent=configuration.agent_version(os.environ),
     )
     for problem in problems:
         logs.fatal(f"{problem.severity}: {problem}")

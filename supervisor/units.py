@@ -256,12 +256,14 @@ class ProgramUnit(LoadingUnit):
 
     def columns(self) -> frozenset[int]:
         """Those that this kernel gives in this mode."""
-        attached = {hook.hook for hook in self.hooks if hook.attached}
+        plans = {hook.hook: hook.plan for hook in self.hooks if hook.attached}
         returning = self.config.load_mode == "return"
         return frozenset(
             index
             for index, column in enumerate(self.program.columns)
-            if column.hook in attached and (returning or not column.return_mode_only)
+            if column.hook in plans
+            and (returning or not column.return_mode_only)
+            and (not column.plans or plans[column.hook] in column.plans)
         )
 
     def _start_worker(self) -> None:
@@ -270,6 +272,7 @@ class ProgramUnit(LoadingUnit):
             program=self.program,
             generation=self.generation,
             columns=self.columns(),
+            hooks=frozenset(hook.hook for hook in self.hooks if hook.attached),
             maps=self._worker_maps(),
             table_fd=self.storage.table_fd,
             table_shape=self.storage.table_shape,

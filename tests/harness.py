@@ -46,8 +46,13 @@ class Chart:
 
     words: list[str]
     dimensions: dict[str, list[str]] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
     collections: int = 0
     values: dict[str, list[int]] = field(default_factory=dict)
+
+    @property
+    def obsolete(self) -> bool:
+        return self.words[9] == "obsolete"
 
     def last(self, dimension: str) -> int:
         return self.values[dimension][-1]
@@ -67,6 +72,7 @@ class Stream:
         self._defining: Chart | None = None
         self._open: Chart | None = None
         self._set: set[str] = set()
+        self._labels: dict[str, str] = {}
 
     def feed(self, line: str) -> None:
         self.lines += 1
@@ -84,6 +90,10 @@ class Stream:
             self._defining.words = rest
         elif keyword == "DIMENSION" and self._defining:
             self._defining.dimensions[rest[0]] = rest
+        elif keyword == "CLABEL" and self._defining and len(rest) == 3:
+            self._labels[rest[0]] = rest[1]
+        elif keyword == "CLABEL_COMMIT" and self._defining and self._labels:
+            self._defining.labels, self._labels = self._labels, {}
         elif keyword == "BEGIN" and self._open is None and rest[0] in self.charts:
             self._open, self._set = self.charts[rest[0]], set()
         elif (

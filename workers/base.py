@@ -24,13 +24,14 @@ from workers.declaration import Program
 class Assignment:
     """What a worker is given.
 
-    columns: those whose hook is attached. ready: written to once the first sample is out. lifeline: becomes
-    readable when the supervisor has gone.
+    columns: those that there are. hooks: names of the attached ones. ready: written to once the first sample
+    is out. lifeline: becomes readable when the supervisor has gone.
     """
 
     program: Program
     generation: int
     columns: frozenset[int]
+    hooks: frozenset[str]
     maps: Mapping[str, KernelMap]
     table_fd: int
     table_shape: table.Shape
@@ -98,7 +99,7 @@ class _Worker:
                 for column in range(live.shape[1])
             ),
             gauges=program.gauges(given.maps) if program.gauges else {},
-            names=program.names(given.maps) if program.names else {},
+            names=program.names(given.maps, given.hooks) if program.names else {},
             losses=program.losses(given.maps) if program.losses else 0,
         )
         self._sender.send(sample.pack(announced))

@@ -1,62 +1,115 @@
 """What a program is, as data. A program's module says just this; base.py does the rest.
 
-    hooks ──▶ columns of a row ──▶ totals by process, device or host ──▶ dimensions of charts
+    hooks ──▶ columns of a row ──▶ totals of processes, groups, devices or the host ──▶ dimensions of charts
 
 Rows hold the kernel's running values. `slot` rows belong to processes (kernel_progs/include/slots.h) and
-are summed over the host and over app groups; `host` is a single row; `device` rows are named by the worker.
+are summed over the host, app groups and cgroups; `host` is a single row; `device` rows are named by the
+worker. The charts stand in workers/charts/<program>.csv.
 """
 
+import csv
+import functools
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from pathlib import Path
+from typing import Final, Literal, cast
 
 from supervisor.kernel.maps import Maps, U64Array
-from supervisor.kernel.plans import Hook
+from supervisor.kernel.plans import Hook, Mechanism
 
 RowKind = Literal["slot", "host", "device"]
-Scope = Literal["system", "apps", "device"]
+Scope = Literal["system", "apps", "cgroup", "services", "device"]
+Naming = Literal["classic", "modern", "both", "before 1.42", "from 1.42"]
+
+CHARTS: Final = Path(__file__).parent / "charts"
+GROUP: Final = "{group}"
+
+# Netdata's labels of bins that double from 1 us on; what took n us is in the bin whose label contains n.
+LABELS: Final = (
+    *(f"{low}us->{high}us" for low, high in ((0, 1), *((1 << n, 2 << n) for n in range(9)))),
+    "512us->1ms",
+    *(f"{(1 << n) // 1000}ms->{(2 << n) // 1000}ms" for n in range(10, 19)),
+    "524ms->1s",
+    "1s->2s",
+    "2s->4s",
+    "4s->+Inf",
+)
+
+_SUM: Final = re.compile(r"(?P<minus>-?)(?P<sources>.+?)(\*(?P<times>\d+))?(/(?P<over>\d+))?")
 
 
 @dataclass(frozen=True)
 class Column:
-    """One running counter of a row. It exists only where its hook is attached and in its mode."""
+    """One running counter of a row. It exists only where its hook is attached, by one of `plans` where some
+    are named, and in its mode."""
 
     name: str
     hook: str
     return_mode_only: bool = False
+    plans: tuple[Mechanism, ...] = ()
 
 
 @dataclass(frozen=True)
 class Dimension:
-    """One line of a chart: the sum of `sources`, which are columns, or one gauge; sent is sum // unit."""
+    """One line of a chart: the sum of `sources`, times `times` // `over`. A single source that is no column
+    is a gauge or a ratio of the program."""
 
     id: str
     name: str
     sources: tuple[str, ...]
-    gauge: str = ""
-    algorithm: Literal["incremental", "absolute"] = "incremental"
-    unit: int = 1
+    multiplier: int = 1
+    times: int = 1
+    over: int = 1
 
 
 @dataclass(frozen=True)
 class Chart:
-    """One chart, under Netdata's own ids, titles and units.
+    """One line of a program's table of charts (workers/charts/__init__.py).
 
-    In scope `system` the dimensions are these; in `apps` there is one source and a dimension for each
-    group; in `device` there is a chart for each device, whose id and family are the device's name.
+    device: the name of the only device row that has it. step: its priority grows with each chart.
     """
 
     scope: Scope
-    type: str
+    device: str
+    naming: Naming
     id: str
     title: str
     units: str
     family: str
-    kind: Literal["line", "stacked", "area"]
+    context: str
+    kind: str
     priority: int
+    step: bool
     module: str
     dimensions: tuple[Dimension, ...]
-    context: str = ""
+
+    @property
+    def by_group(self) -> bool:
+        """Whether there is a chart for each group, not a dimension."""
+        return GROUP in self.id
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many percent of the sum of `whole` the sum of `part` is, of what an interval brought.
+    less: what is taken off `part`. empty: the answer for an interval without any."""
+
+    part: tuple[str, ...]
+    whole: tuple[str, ...]
+    empty: int
+    less: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Derived:
+    """Running totals that are worked out from what each sample adds to the columns.
+
+    work_out: u64 [entities, columns] of additions -> u64 [entities, len(names)] of additions.
+    """
+
+    names: tuple[str, ...]
+    work_out: Callable[[U64Array], U64Array]
 
 
 @dataclass(frozen=True)
@@ -64,53 +117,96 @@ class Program:
     """A kernel program with its worker.
 
     rows: how many rows a table of kind `host` or `device` has; `slot` tables have one for each slot.
+    row_columns: u64 words of one row in the map `rows`, 0 = the next multiple of 8.
     read: the current running values, u64 [rows, columns]; the default reads the map `rows`.
-    names: names of device rows, by row. gauges: momentary values of the host, by name.
+    names: names of the device rows to be shown now, by row, from the maps and the attached hooks' names.
+    gauges: momentary values of the host, by name. ratios: of any entity, by name.
     maps: the maps that the worker reads, its own and the core program's.
     losses: events that were seen and could not be counted, running.
+    parts: of a program whose hooks belong to parts that come and go (Hook.part), those wanted now.
     """
 
     name: str
     source: str
     hooks: tuple[Hook, ...]
     columns: tuple[Column, ...]
-    charts: tuple[Chart, ...]
     kind: RowKind = "slot"
     rows: int = 0
     maps: tuple[str, ...] = ("rows",)
     read: Callable[[Maps], U64Array] | None = None
-    names: Callable[[Maps], Mapping[int, str]] | None = None
+    names: Callable[[Maps, frozenset[str]], Mapping[int, str]] | None = None
     gauges: Callable[[Maps], Mapping[str, int]] | None = None
+    ratios: Mapping[str, Ratio] = field(default_factory=dict)
+    derived: Derived | None = None
     losses: Callable[[Maps], int] | None = None
     prepare: Mapping[str, range] = field(default_factory=dict)  # queue map -> what it holds at the start
+    parts: Callable[[], frozenset[str]] | None = None
+
+    @property
+    def charts(self) -> tuple[Chart, ...]:
+        return read_charts(CHARTS / f"{self.name}.csv")
+
+    @property
+    def derived_names(self) -> tuple[str, ...]:
+        return self.derived.names if self.derived else ()
+
+    @functools.cached_property
+    def totals(self) -> Mapping[str, int]:
+        """Place of each running total of an entity, by name: the columns, then what is derived."""
+        names = [*(column.name for column in self.columns), *self.derived_names]
+        return {name: place for place, name in enumerate(names)}
+
+    def running(self, dimension: Dimension) -> bool:
+        """Whether it shows running totals, and not what is now."""
+        return all(source in self.totals for source in dimension.sources)
 
 
-def counted(identity: str, name: str, *sources: str) -> Dimension:
-    """A dimension of running totals."""
-    return Dimension(identity, name, sources)
+@functools.cache
+def read_charts(path: Path) -> tuple[Chart, ...]:
+    """The table of one program. Raises ValueError for a line that is none."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return tuple(_chart(line) for line in csv.DictReader(file))
 
 
-def momentary(gauge: str) -> Dimension:
-    """A dimension of what is now."""
-    return Dimension(gauge, "", (), gauge, "absolute")
-
-
-def slot_charts(
-    charts: Mapping[tuple[str, ...], tuple[str, str, int]], *, family: str, module: str
-) -> tuple[Chart, ...]:
-    """The apps charts of a program: columns that are added up -> (chart id, title, priority)."""
-    return tuple(
-        Chart(
-            "apps",
-            "apps",
-            identity,
-            title,
-            "calls/s",
-            family,
-            "stacked",
-            priority,
-            module,
-            (counted("", "", *columns),),
-        )
-        for columns, (identity, title, priority) in charts.items()
+def _chart(line: Mapping[str, str]) -> Chart:
+    scope, _, device = line["scope"].partition(" ")
+    return Chart(
+        scope=cast(Scope, scope),
+        device=device,
+        naming=cast(Naming, line["naming"]),
+        id=line["id"],
+        title=line["title"],
+        units=line["units"],
+        family=line["family"],
+        context=line["context"],
+        kind=line["kind"],
+        priority=int(line["priority"].rstrip("+")),
+        step=line["priority"].endswith("+"),
+        module=line["module"],
+        dimensions=tuple(d for text in line["dimensions"].split("; ") for d in _dimensions(text)),
     )
+
+
+def _dimensions(text: str) -> list[Dimension]:
+    if text.endswith(" *"):
+        return [Dimension(label, label, (f"{text[:-2]} {label}",)) for label in LABELS]
+    head, _, total = text.partition(" = ")
+    identity, _, name = head.partition("/")
+    found = _SUM.fullmatch(total)
+    if not found:
+        raise ValueError(f"no dimension: {text!r}")
+    return [
+        Dimension(
+            identity,
+            name,
+            tuple(found["sources"].split("+")),
+            -1 if found["minus"] else 1,
+            int(found["times"] or 1),
+            int(found["over"] or 1),
+        )
+    ]
+
+
+def histogram(name: str, hook: str) -> tuple[Column, ...]:
+    """The 24 columns of a histogram of latencies, in the order of LABELS."""
+    return tuple(Column(f"{name} {label}", hook) for label in LABELS)

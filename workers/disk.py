@@ -7,18 +7,8 @@ import numpy as np
 
 from supervisor.kernel.maps import Maps, U64Array
 from supervisor.kernel.plans import Hook, tracepoint_plan
-from workers.declaration import Chart, Column, Program, counted
+from workers.declaration import Program, histogram
 
-# Netdata's labels of bins that double from 1 us on; a request of n us is in the bin whose label contains n.
-LABELS = (
-    *(f"{low}us->{high}us" for low, high in ((0, 1), *((1 << n, 2 << n) for n in range(9)))),
-    "512us->1ms",
-    *(f"{(1 << n) // 1000}ms->{(2 << n) // 1000}ms" for n in range(10, 19)),
-    "524ms->1s",
-    "1s->2s",
-    "2s->4s",
-    "4s->+Inf",
-)
 _DISKS = 256
 _MINOR_BITS = 20  # of the kernel's own dev_t (include/linux/kdev_t.h)
 
@@ -32,11 +22,14 @@ def _histograms(maps: Maps) -> U64Array:
     return maps["disks"].words()[:, 2:]
 
 
-def _names(maps: Maps) -> Mapping[int, str]:
-    """Names of the devices that have a row. The kernel's name may hold "!" where the device file has "/"."""
+def _names(maps: Maps, hooks: frozenset[str]) -> Mapping[int, str]:
+    """Names of the devices that have completed a request. The kernel's name may hold "!" where the device
+    file has "/"."""
     known = {}
-    for row, dev in enumerate(maps["disks"].words()[:, 0].tolist()):
-        if dev:
+    table = maps["disks"].words()
+    used = table[:, 2:].sum(axis=1, dtype=np.uint64).tolist()
+    for row, (dev, requests) in enumerate(zip(table[:, 0].tolist(), used, strict=True)):
+        if dev and requests:
             number = f"{(dev - 1) >> _MINOR_BITS}:{(dev - 1) & ((1 << _MINOR_BITS) - 1)}"
             known[row] = _name(number)
     return known
@@ -65,7 +58,7 @@ PROGRAM = Program(
         Hook("requeue", (_REQUEUE,), (_REQUEUE,)),
         Hook("issue", (_ISSUE,), (_ISSUE,)),
     ),
-    columns=tuple(Column(label, "complete") for label in LABELS),
+    columns=histogram("latency", "complete"),
     kind="device",
     rows=_DISKS,
     maps=("disks",),
@@ -73,19 +66,4 @@ PROGRAM = Program(
     names=_names,
     losses=_losses,
     prepare={"free_rows": range(1, _DISKS)},
-    charts=(
-        Chart(
-            "device",
-            "disk_latency_io",
-            "",
-            "Disk latency",
-            "calls/s",
-            "",
-            "stacked",
-            2095,
-            "disk",
-            tuple(counted(label, label, label) for label in LABELS),
-            context="disk.latency_io",
-        ),
-    ),
 )

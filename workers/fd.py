@@ -3,7 +3,7 @@
 import os
 
 from supervisor.kernel.plans import Hook, function_plan, tracepoint_plan
-from workers.declaration import Chart, Column, Program, counted, slot_charts
+from workers.declaration import Column, Program
 
 _OPEN_CALLS = ("syscalls:sys_{}_openat",)
 # open and creat do not exist on processors younger than they are; openat2 came with 5.6.
@@ -73,44 +73,5 @@ PROGRAM = Program(
         Column("open_error", "open", return_mode_only=True),
         Column("close", "close"),
         Column("close_error", "close", return_mode_only=True),
-    ),
-    charts=(
-        Chart(
-            "system",
-            "filesystem",
-            "file_descriptor",
-            "Open and close calls",
-            "calls/s",
-            "file_access",
-            "line",
-            2195,
-            "filedescriptor",
-            (counted("do_sys_open", "open", "open"), counted("__close_fd", "close", "close")),
-        ),
-        Chart(
-            "system",
-            "filesystem",
-            "file_error",
-            "Open fails",
-            "calls/s",
-            "file_access",
-            "line",
-            2196,
-            "filedescriptor",
-            (
-                counted("do_sys_open", "open", "open_error"),
-                counted("__close_fd", "close", "close_error"),
-            ),
-        ),
-        *slot_charts(
-            {
-                ("open",): ("file_open", "Number of open files", 20061),
-                ("open_error",): ("file_open_error", "Fails to open files", 20062),
-                ("close",): ("file_closed", "Files closed", 20063),
-                ("close_error",): ("file_close_error", "Fails to close files", 20064),
-            },
-            family="file_access",
-            module="filedescriptor",
-        ),
     ),
 )

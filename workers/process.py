@@ -9,7 +9,7 @@ import numpy as np
 
 from supervisor.kernel.maps import TASK, TASK_LIVE, Maps
 from supervisor.kernel.plans import Hook, Plan, Target, function_plan, task_plans, tracepoint_plan
-from workers.declaration import Chart, Column, Program, counted, momentary, slot_charts
+from workers.declaration import Column, Program
 
 
 def _fork_and_wait() -> None:
@@ -82,7 +82,7 @@ def _states(maps: Maps) -> Mapping[str, int]:
     owned = task["state"][1:] == TASK_LIVE
     exited = owned & (task["exit_ns"][1:] != 0)
     zombies = int(np.count_nonzero(exited))
-    return {"process": int(np.count_nonzero(owned)) - zombies, "zombie": zombies}
+    return {"living": int(np.count_nonzero(owned)) - zombies, "zombie": zombies}
 
 
 PROGRAM = Program(
@@ -104,75 +104,4 @@ PROGRAM = Program(
     ),
     maps=("rows", "task"),
     gauges=_states,
-    charts=(
-        Chart(
-            "system",
-            "system",
-            "process_thread",
-            "Start process",
-            "calls/s",
-            "processes",
-            "line",
-            21002,
-            "process",
-            (counted("_do_fork", "process", "process"), counted("sys_clone", "thread", "thread")),
-        ),
-        Chart(
-            "system",
-            "system",
-            "exit",
-            "Exit process",
-            "calls/s",
-            "processes",
-            "line",
-            21003,
-            "process",
-            (counted("do_exit", "process", "exit"), counted("release_task", "task", "release")),
-        ),
-        Chart(
-            "system",
-            "system",
-            "process_status",
-            "Process not closed",
-            "difference",
-            "processes",
-            "line",
-            21004,
-            "process",
-            (
-                momentary("process"),
-                momentary("zombie"),
-            ),
-        ),
-        Chart(
-            "system",
-            "system",
-            "task_error",
-            "Fails to create process",
-            "calls/s",
-            "processes",
-            "line",
-            21005,
-            "process",
-            (
-                counted("_do_fork", "process", "process_error"),
-                counted("sys_clone", "thread", "thread_error"),
-            ),
-        ),
-        *slot_charts(
-            {
-                ("process",): ("process_create", "Process started", 20065),
-                ("thread",): ("thread_create", "Threads started", 20066),
-                ("exit",): ("task_exit", "Tasks starts exit process.", 20067),
-                ("release",): ("task_close", "Tasks closed", 20068),
-                ("process_error", "thread_error"): (
-                    "task_error",
-                    "Errors to create process or threads.",
-                    20069,
-                ),
-            },
-            family="processes",
-            module="process",
-        ),
-    ),
 )

@@ -4,12 +4,11 @@ import numpy as np
 
 from supervisor.kernel.maps import Maps, U64Array
 from supervisor.kernel.plans import Hook, tracepoint_plan
-from workers.declaration import Chart, Column, Dimension, Program
+from workers.declaration import Column, Program
 
 # In the kernel's order (include/linux/interrupt.h).
 VECTORS = ("HI", "TIMER", "NET_TX", "NET_RX", "BLOCK", "IRQ_POLL", "TASKLET", "SCHED", "HRTIMER", "RCU")
 _STRIDE = 16  # words of one CPU in softirq.bpf.c
-_NS_PER_MS = 1_000_000
 
 _ENTRY = tracepoint_plan("on_entry", "args->vec", "irq:softirq_entry")
 _EXIT = tracepoint_plan("on_exit", "args->vec", "irq:softirq_exit")
@@ -33,18 +32,4 @@ PROGRAM = Program(
     rows=1,
     maps=("spent_ns",),
     read=_spent_ns,
-    charts=(
-        Chart(
-            "system",
-            "system",
-            "softirq_latency",
-            "Software IRQ latency",
-            "milliseconds",
-            "softirqs",
-            "stacked",
-            951,
-            "softirq",
-            tuple(Dimension(vector, vector, (vector,), unit=_NS_PER_MS) for vector in VECTORS),
-        ),
-    ),
 )

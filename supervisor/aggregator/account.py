@@ -1,5 +1,6 @@
 """The account of one program: takes its samples and adds what they say to the totals in its ledger."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,14 +12,19 @@ from supervisor.pipeline import ledger, table
 from supervisor.pipeline.sample import Sample
 from workers.declaration import Program
 
-# The entity that stands for all of a slot program's rows; group g is entity g + 1. Of a device program it is
-# the row that no device has.
+# The entity that stands for all of a slot program's rows; app group g is entity g + 1, the cgroups follow.
 HOST: Final = 0
 
+# How many cgroups a program's totals are kept for at a time; Netdata's cgroups.plugin follows as many.
+MAX_CGROUPS: Final = 1000
 
-def entities(program: Program, groups: int) -> int:
-    """How many totals the program has: one for the host and each group, or one for each of its rows."""
-    return 1 + groups if program.kind == "slot" else program.rows
+IndexArray = npt.NDArray[np.int32]
+
+
+def entities(program: Program, groups: int, cgroups: int) -> int:
+    """How many rows of totals the program has: one for the host, each app group and each cgroup, or one for
+    each of its own rows."""
+    return 1 + groups + cgroups if program.kind == "slot" else program.rows
 
 
 @dataclass(frozen=True)
@@ -65,9 +71,12 @@ class Account:
         have been let go since."""
         return self._pending is not None and self._pending.generation != sample.generation
 
-    def take(self, group_of_slot: npt.NDArray[np.int32] | None) -> bool:
+    def take(self, groupings: Sequence[IndexArray]) -> bool:
         """Commits the sample that was announced; False when there is none, or its rows have been
-        overwritten by a newer one that will be announced next."""
+        overwritten by a newer one that will be announced next.
+
+        groupings: each says for every slot in which entity it is counted besides the host's, -1 = in none.
+        """
         sample, self._pending = self._pending, None
         if sample is None:
             return False
@@ -78,27 +87,26 @@ class Account:
         numbers, values = rows
         if sample.generation != self.ledger.generation:
             self.ledger.start_generation(sample.generation)
-        deltas = self.ledger.deltas(numbers, values)
-        totals = self.ledger.totals.copy()
-        self._add(totals, numbers, deltas, group_of_slot)
-        self.ledger.commit(sample.sequence, sample.sampled_ns, numbers, values, totals)
+        entities, added = self._added(numbers, self.ledger.deltas(numbers, values), groupings)
+        if self.program.derived:
+            added = np.hstack([added, self.program.derived.work_out(added)])
+        totals = self.ledger.totals[entities] + added
+        self.ledger.commit(sample.sequence, sample.sampled_ns, numbers, values, entities, totals)
         self.latest, self.fresh = sample, True
         self.taken += 1
         return True
 
-    def _add(
-        self,
-        totals: U64Array,
-        numbers: table.U32Array,
-        deltas: U64Array,
-        group_of_slot: npt.NDArray[np.int32] | None,
-    ) -> None:
+    def _added(
+        self, numbers: table.U32Array, deltas: U64Array, groupings: Sequence[IndexArray]
+    ) -> tuple[table.U32Array, U64Array]:
+        """What the rows add to which entities: numbers, u64 [len(numbers), columns]."""
         if self.program.kind != "slot":
-            totals[numbers] += deltas
-            return
-        totals[HOST] += deltas.sum(axis=0, dtype=np.uint64)
-        if group_of_slot is None:
-            return
-        groups = group_of_slot[numbers]
-        attributed = groups >= 0
-        np.add.at(totals, groups[attributed] + 1, deltas[attributed])
+            return numbers, deltas
+        added = np.zeros((len(self.ledger.totals), deltas.shape[1]), np.uint64)
+        added[HOST] = deltas.sum(axis=0, dtype=np.uint64)
+        for entity_of_slot in groupings:
+            entity = entity_of_slot[numbers]
+            attributed = entity >= 0
+            np.add.at(added, entity[attributed], deltas[attributed])
+        changed = np.flatnonzero(added.any(axis=1)).astype(np.uint32)
+        return changed, added[changed]

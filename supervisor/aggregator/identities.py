@@ -35,7 +35,7 @@ class Identities:
     """Follows the identity table.
 
     group_of_slot: int32 [slots], index of the group that the slot's events belong to; slot 0 has none.
-    exposed: bool [groups], which groups have had a process.
+    processes: int [groups], how many each group has now, those included that have just ended.
     """
 
     def __init__(self, task: KernelMap, groups: AppsGroups, memory_fd: int) -> None:
@@ -49,7 +49,7 @@ class Identities:
         self._known_start_ns: npt.NDArray[np.uint64] = known["start_ns"]
         self.group_of_slot: npt.NDArray[np.int32] = known["group"]
         self.group_of_slot[0] = NO_GROUP
-        self.exposed = np.zeros(len(groups.names), np.bool_)
+        self.processes: npt.NDArray[np.int_] = np.zeros(len(groups.names), np.int_)
 
     def refresh(self, settled_ns: int) -> None:
         """Takes in what the kernel wrote since the last call.
@@ -73,7 +73,7 @@ class Identities:
         for slot, group in self._tree.regrouped():
             self.group_of_slot[slot] = group
             self._known_start_ns[slot] = self._start_ns[slot]
-            self.exposed[group] = True
+        self.processes = np.bincount(self.group_of_slot[self._owned], minlength=len(self.processes))
 
     def _take_in(self, slot: int, row: Any) -> None:
         known = self._known_start_ns[slot] == row["start_ns"]

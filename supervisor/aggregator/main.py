@@ -16,18 +16,19 @@ import numpy as np
 import numpy.typing as npt
 
 from supervisor.aggregator import board as boards
-from supervisor.aggregator.account import HOST, Account, Storage
+from supervisor.aggregator.account import HOST, Account, IndexArray, Storage
 from supervisor.aggregator.apps_groups import AppsGroups
-from supervisor.aggregator.charts import ChartWriter
-from supervisor.aggregator.identities import Identities
+from supervisor.aggregator.charts import ChartWriter, Groups, shown
+from supervisor.aggregator.groups import AppCharts
+from supervisor.aggregator.identities import NO_GROUP, Identities
 from supervisor.aggregator.output import Output, ReaderGone
-from supervisor.aggregator.stream import Frame, clean_names
+from supervisor.aggregator.stream import Frame
 from supervisor.kernel.identities import SETTLED_NS
 from supervisor.kernel.maps import KernelMap
 from supervisor.pipeline.channel import Receiver
 from supervisor.pipeline.sample import BadSample, unpack
 from supervisor.stop import StopFlag, hung_up
-from workers.declaration import Program
+from workers.declaration import Program, Scope
 
 # Exit statuses that the supervisor understands.
 DONE: Final = 0  # the stream has no reader, or all frames asked for are written: stop everything
@@ -50,12 +51,14 @@ class Duty:
     storage: Storage
     update_every_s: int
     apps: bool
+    cgroups: bool
 
 
 @dataclass(frozen=True)
 class Assignment:
     """What the aggregator is given. identity_maps: `task` and `words`, empty when nothing is counted by
-    process. last_frame: number of the frame to stop after, 0 = go on."""
+    process. modern: the naming of charts. agent: the agent's version. last_frame: number of the frame to stop
+    after, 0 = go on."""
 
     duties: tuple[Duty, ...]
     groups: AppsGroups
@@ -65,6 +68,8 @@ class Assignment:
     stream_fd: int
     samples_path: Path
     update_every_s: int
+    modern: bool
+    agent: tuple[int, int]
     last_frame: int
     ready: socket.socket
     lifeline: socket.socket
@@ -114,11 +119,8 @@ class _Aggregator:
             for n, duty in enumerate(given.duties)
         ]
         self._by_name = {account.program.name: account for account in self._accounts}
-        names = clean_names(given.groups.names)
-        self._writers = [
-            ChartWriter(account, names, duty.update_every_s, duty.apps)
-            for account, duty in zip(self._accounts, given.duties, strict=True)
-        ]
+        self._writers = [self._writer(*pair) for pair in zip(self._accounts, given.duties, strict=True)]
+        self._apps = AppCharts(given.groups.names, HOST + 1)
         self._identities: Identities | None = None
         self._settled: npt.NDArray[np.uint64] = np.zeros(2, np.uint64)
         if given.identity_maps:
@@ -126,11 +128,18 @@ class _Aggregator:
             self._settled = given.identity_maps["words"].words(writable=True)[:, 0]
         self._dropped = 0
         self._dropped_told_s = -_REPEAT_S
-        # Groups that had stood in frames before this process was started.
-        self._exposed = np.zeros(len(names), np.bool_)
-        for account in self._accounts:
-            if account.program.kind == "slot":
-                self._exposed |= account.ledger.announced[1:].astype(np.bool_)
+
+    def _writer(self, account: Account, duty: Duty) -> ChartWriter:
+        left_out = {scope for scope, wanted in (("apps", duty.apps), ("cgroup", duty.cgroups)) if not wanted}
+        if not duty.cgroups:
+            left_out.add("services")
+        given = self._given
+        charts = [
+            chart
+            for chart in account.program.charts
+            if chart.scope not in left_out and shown(chart.naming, given.modern, given.agent)
+        ]
+        return ChartWriter(account, charts, duty.update_every_s, given.modern)
 
     def cycle(self, stop: StopFlag) -> bool:
         """One tick; True when the last frame asked for has been written."""
@@ -150,13 +159,14 @@ class _Aggregator:
         self._board.progress[boards.CYCLE_NS] = time.monotonic_ns()
 
     def _take_pending(self) -> None:
-        group_of_slot = None
+        groupings: list[IndexArray] = []
         if self._identities:
             self._identities.refresh(int(self._settled[SETTLED_NS]))
-            group_of_slot = self._identities.group_of_slot
-            self._exposed |= self._identities.exposed
+            groupings = [self._identities.group_of_slot + np.int32(HOST + 1)]
+            groupings[0][self._identities.group_of_slot == NO_GROUP] = NO_GROUP
+            self._apps.update(self._identities.processes)
         for account in self._accounts:
-            account.take(group_of_slot)
+            account.take(groupings)
 
     def _wait_until(self, due_ns: int, stop: StopFlag) -> None:
         """Until the tick begins; samples that come early are taken in."""
@@ -219,18 +229,22 @@ class _Aggregator:
 
     def _write_frame(self) -> bool:
         frame = Frame()
+        groups: dict[Scope, Groups] = {"apps": self._apps.groups}
         fresh = []
         for number, (account, writer) in enumerate(zip(self._accounts, self._writers, strict=True)):
             self._board.taken[number] = account.taken
             self._board.lost[number] = account.lost
             self._board.events[number] = self._events(account)
-            if account.fresh:
-                writer.write(frame, self._exposed)
+            if not self._board.attached[number] and writer.visible:
+                writer.withdraw(frame)
+                fresh.append((account, writer))
+            elif account.fresh:
+                writer.write(frame, groups)
                 fresh.append((account, writer))
         if not frame.blocks or not self._output.write(frame.blocks):
             return False
         for account, writer in fresh:
-            writer.sent(frame, self._exposed)
+            writer.sent()
             account.fresh = False
         self._board.progress[boards.FRAMES] += 1
         return (

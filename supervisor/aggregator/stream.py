@@ -5,7 +5,7 @@ white space and `=`; a quoted word ends at the same quote and cannot hold it; an
 agent hang up, an unknown chart or dimension makes it disable the plugin.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -24,6 +24,7 @@ class DimensionLine:
     id: str
     name: str
     algorithm: str
+    multiplier: int = 1
 
 
 @dataclass(frozen=True)
@@ -41,30 +42,62 @@ class ChartLine:
     update_every_s: int
     module: str
     dimensions: tuple[DimensionLine, ...]
+    label: tuple[str, str] | None = None  # name and value
 
     @property
     def full_id(self) -> str:
         return f"{self.type}.{self.id}"
 
 
-def definition(chart: ChartLine) -> bytes:
-    """CHART and DIMENSION lines; sending them again is harmless."""
-    head = (
+def definition(chart: ChartLine, gone: Iterable[DimensionLine] = ()) -> bytes:
+    """CHART, DIMENSION and CLABEL lines; sending them again is harmless. gone: dimensions that it had."""
+    lines = [_chart(chart, "")]
+    lines += [_dimension(dimension, "") for dimension in chart.dimensions]
+    lines += [_dimension(dimension, " obsolete") for dimension in gone]
+    if chart.label:
+        # 1 = a label that was found, not configured.
+        lines.append(f"CLABEL {_quoted(chart.label[0])} {_quoted(chart.label[1])} 1\nCLABEL_COMMIT\n")
+    return "".join(lines).encode()
+
+
+def withdrawal(chart: ChartLine) -> bytes:
+    """The agent hides the chart; a definition brings it back."""
+    return _chart(chart, "obsolete").encode()
+
+
+def _chart(chart: ChartLine, option: str) -> str:
+    return (
         f"CHART {chart.full_id} '' {_quoted(chart.title)} {_quoted(chart.units)} {_quoted(chart.family)} "
-        f"{_quoted(chart.context)} {chart.kind} {chart.priority} {chart.update_every_s} '' "
+        f"{_quoted(chart.context)} {chart.kind} {chart.priority} {chart.update_every_s} '{option}' "
         f"{_quoted(_PLUGIN)} {_quoted(chart.module)}\n"
     )
-    lines = (
-        f"DIMENSION {_word(dimension.id)} {_word(dimension.name)} {dimension.algorithm} 1 1\n"
-        for dimension in chart.dimensions
+
+
+def _dimension(dimension: DimensionLine, option: str) -> str:
+    return (
+        f"DIMENSION {_word(dimension.id)} {_word(dimension.name)} {dimension.algorithm} "
+        f"{dimension.multiplier} 1{option}\n"
     )
-    return (head + "".join(lines)).encode()
 
 
-def update(full_id: str, values: Iterable[tuple[str, int]]) -> bytes:
-    """One collection of a chart: BEGIN, SET, END. Values are cut to what the agent reads, int64."""
-    sets = "".join(f"SET {_word(identity)} = {value & _INT64_MASK}\n" for identity, value in values)
-    return f"BEGIN {full_id}\n{sets}END\n".encode()
+def skeleton(charts: Iterable[ChartLine]) -> list[str]:
+    """The text of one collection of these charts, cut where each value belongs: one piece before every
+    value, in the order of charts and dimensions, and the end behind the last."""
+    pieces = []
+    before = ""
+    for chart in charts:
+        before += f"BEGIN {chart.full_id}\n"
+        for dimension in chart.dimensions:
+            pieces.append(f"{before}SET {_word(dimension.id)} = ")
+            before = "\n"
+        before += "END\n"
+    return [*pieces, before]
+
+
+def collection(pieces: list[str], values: Sequence[int]) -> bytes:
+    """`skeleton` filled in. The agent reads int64: larger values are cut."""
+    filled = [f"{piece}{value & _INT64_MASK}" for piece, value in zip(pieces, values, strict=False)]
+    return ("".join(filled) + pieces[-1]).encode()
 
 
 def clean_id(text: str) -> str:
@@ -109,11 +142,13 @@ class Frame:
 
     def __init__(self) -> None:
         self.blocks: list[bytes] = []
-        self.defines: dict[str, ChartLine] = {}
 
-    def define(self, chart: ChartLine) -> None:
-        self.blocks.append(definition(chart))
-        self.defines[chart.full_id] = chart
+    def define(self, chart: ChartLine, gone: Iterable[DimensionLine] = ()) -> None:
+        self.blocks.append(definition(chart, gone))
 
-    def set(self, chart: ChartLine, values: Mapping[str, int]) -> None:
-        self.blocks.append(update(chart.full_id, values.items()))
+    def withdraw(self, chart: ChartLine) -> None:
+        self.blocks.append(withdrawal(chart))
+
+    def set(self, pieces: list[str], values: Sequence[int]) -> None:
+        if values:
+            self.blocks.append(collection(pieces, values))

@@ -7,6 +7,7 @@ The folders are searched in order; of the main file and of each module file only
 
 from __future__ import annotations
 
+import re
 import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -48,6 +49,9 @@ MODULE_FOLDER: Final = "ebpf.d"
 APPS_GROUPS: Final = "apps_groups.conf"
 FOLDER_VARIABLES: Final = ("NETDATA_USER_CONFIG_DIR", "NETDATA_STOCK_CONFIG_DIR")
 INTERNALS_VARIABLE: Final = "NETDATA_INTERNALS_MONITORING"
+VERSION_VARIABLE: Final = "NETDATA_VERSION"
+# What counts as the agent's version where it does not tell: the last one with the classic names.
+CLASSIC_AGENT: Final = (1, 43)
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,12 @@ def wants_internal_charts(environ: Mapping[str, str]) -> bool:
     return environ.get(INTERNALS_VARIABLE, "on").strip().lower() in TRUE_WORDS
 
 
+def agent_version(environ: Mapping[str, str]) -> tuple[int, int]:
+    """Major and minor number of the agent that started us, (1, 43) where there is none."""
+    found = re.match(r"v?(\d{1,6})\.(\d{1,6})", environ.get(VERSION_VARIABLE, ""))
+    return (int(found[1]), int(found[2])) if found else CLASSIC_AGENT
+
+
 def load(
     search: Sequence[Path],
     *,
@@ -93,6 +103,7 @@ def load(
     only: frozenset[str] = frozenset(),
     load_mode: str | None = None,
     internal_charts: bool = True,
+    agent: tuple[int, int] = CLASSIC_AGENT,
 ) -> tuple[Config, list[Problem]]:
     """The configuration found along `search`, and every problem of every file that it needs.
 
@@ -116,6 +127,8 @@ def load(
         },
         supervision=_supervision(main.settings),
         apps_groups_path=apps_groups,
+        modern_charts=_modern(main.settings, agent),
+        agent_version=agent,
         internal_charts=internal_charts,
         files=tuple(file.path for file in files if file.path is not None),
     )
@@ -232,6 +245,11 @@ def _strays(folder: Path) -> list[Problem]:
 def _stray(path: Path, known: Sequence[str]) -> Problem:
     message = "no program has a file of this name; ignored" + suggestion(path.name, known)
     return Problem(path, None, None, None, message, "warning")
+
+
+def _modern(settings: Settings, agent: tuple[int, int]) -> bool:
+    naming = settings.get(SUPERVISION, "chart naming", str)
+    return naming == "modern" or (naming == "auto" and agent > CLASSIC_AGENT)
 
 
 def _update_every_s(settings: Settings, demands: _Demands) -> int:

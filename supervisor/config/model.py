@@ -63,5 +63,7 @@ class Config:
     programs: Mapping[str, ProgramConfig]
     supervision: Supervision
     apps_groups_path: Path
+    modern_charts: bool  # names of charts as in Netdata v1.44 and later
+    agent_version: tuple[int, int]
     internal_charts: bool
     files: tuple[Path, ...] = field(compare=False)

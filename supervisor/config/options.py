@@ -94,6 +94,7 @@ OBJECT_FLAVOR: Final = Choice(
     ("arena", "buffer", "legacy"),
     synonyms=(("buffer ring", "buffer"), ("ring buffer", "buffer"), ("tracing", "legacy")),
 )
+CHART_NAMING: Final = Choice(("auto", "classic", "modern"))
 LOG_LEVEL: Final = Choice(("debug", "info", "warning", "error"), synonyms=(("warn", "warning"),))
 
 
@@ -266,6 +267,13 @@ MAIN: Final = FileOptions(
         ),
         Option(
             SUPERVISION, "hung_after_ticks", Whole(2, 3600), 4, "samples missed before a worker is killed"
+        ),
+        Option(
+            SUPERVISION,
+            "chart naming",
+            CHART_NAMING,
+            "auto",
+            "ids of charts as up to Netdata v1.43, or later",
         ),
         Option(SUPERVISION, "loglevel", LOG_LEVEL, "info", "least level that is logged"),
     ),

@@ -61,6 +61,7 @@ class Hook:
     is used in return mode only.
     exercise: makes one harmless event of it in the calling process, None where that cannot be done.
     column: where the exercise must show, as index into the program's row.
+    part: what must be there for it: a type of file system, say (Program.parts); "" = it is always wanted.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Hook:
     returning: tuple[Plan, ...]
     exercise: Callable[[], None] | None = None
     column: int = 0
+    part: str = ""
 
     def plans(self, mode: Mode) -> tuple[Plan, ...]:
         return self.entry if mode == "entry" else self.returning

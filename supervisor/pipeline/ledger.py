@@ -25,17 +25,19 @@ GENERATION: Final = 0  # which making of the kernel objects the baseline belongs
 SEQUENCE: Final = 1  # last sample taken
 SAMPLED_NS: Final = 2  # when that was read from the kernel
 _HEAD_WORDS: Final = 3
-_STATE, _COUNT = 0, 1
+_STATE, _COUNT, _ENTITIES = 0, 1, 2
 _EMPTY, _VALID = 0, 1
 
 
 @dataclass(frozen=True)
 class Shape:
-    """rows and columns as in the table; entities: how many totals of a row's width there are."""
+    """rows and columns as in the table; entities: how many rows of totals there are; derived: how many totals
+    each of them has behind those of the columns."""
 
     rows: int
     columns: int
     entities: int
+    derived: int = 0
 
     def fields(self) -> dict[str, memory.Field]:
         return {
@@ -43,8 +45,9 @@ class Shape:
             "journal": (np.uint64, (8,)),
             "journal_head": (np.uint64, (_HEAD_WORDS,)),
             "announced": (np.uint8, (self.entities,)),
-            "totals": (np.uint64, (self.entities, self.columns)),
-            "journal_totals": (np.uint64, (self.entities, self.columns)),
+            "totals": (np.uint64, (self.entities, self.columns + self.derived)),
+            "journal_entities": (np.uint32, (self.entities,)),
+            "journal_totals": (np.uint64, (self.entities, self.columns + self.derived)),
             "baseline": (np.uint64, (self.rows, self.columns)),
             "journal_numbers": (np.uint32, (self.rows,)),
             "journal_values": (np.uint64, (self.rows, self.columns)),
@@ -96,13 +99,13 @@ class Ledger:
 
     @property
     def totals(self) -> U64Array:
-        """u64 [entities, columns]"""
+        """u64 [entities, columns + derived]"""
         return self._at["totals"]
 
     @property
     def announced(self) -> npt.NDArray[np.uint8]:
-        """Which entities have stood in a frame; the caller writes it. Entity 0 is the host, or a row that
-        no device has: it says that the program has stood in one."""
+        """Which entities have stood in a frame; the caller writes it. Entity 0 is the host,
+        but for a program of devices: it says that the program has stood in one."""
         return self._at["announced"]
 
     def start_generation(self, generation: int) -> None:
@@ -115,15 +118,29 @@ class Ledger:
         baseline: U64Array = self._at["baseline"]
         return values - baseline[numbers]
 
+    def clear(self, entity: int) -> None:
+        """Makes an entity's place ready for another one. Nothing may be added to it at the time."""
+        self._at["announced"][entity] = 0
+        self._at["totals"][entity] = 0
+
     def commit(
-        self, sequence: int, sampled_ns: int, numbers: U32Array, values: U64Array, totals: U64Array
+        self,
+        sequence: int,
+        sampled_ns: int,
+        numbers: U32Array,
+        values: U64Array,
+        entities: U32Array,
+        totals: U64Array,
     ) -> None:
+        """Takes rows with their values, and the new totals, u64 [len(entities), columns + derived]."""
         count = len(numbers)
         self._at["journal_head"][:] = (self.generation, sequence, sampled_ns)
         self._at["journal_numbers"][:count] = numbers
         self._at["journal_values"][:count] = values
-        self._at["journal_totals"][:] = totals
+        self._at["journal_entities"][: len(entities)] = entities
+        self._at["journal_totals"][: len(entities)] = totals
         self._at["journal"][_COUNT] = count
+        self._at["journal"][_ENTITIES] = len(entities)
         self._at["journal"][_STATE] = _VALID
         self._apply()
 
@@ -131,6 +148,8 @@ class Ledger:
         count = int(self._at["journal"][_COUNT])
         numbers = self._at["journal_numbers"][:count]
         self._at["baseline"][numbers] = self._at["journal_values"][:count]
-        self._at["totals"][:] = self._at["journal_totals"]
+        changed = int(self._at["journal"][_ENTITIES])
+        entities = self._at["journal_entities"][:changed]
+        self._at["totals"][entities] = self._at["journal_totals"][:changed]
         self._at["head"][:_HEAD_WORDS] = self._at["journal_head"]
         self._at["journal"][_STATE] = _EMPTY

@@ -1,28 +1,35 @@
 """What frames say of a program, and what an agent makes of it: sums that are exact, charts that exist."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pytest
 
 from supervisor.aggregator import account
 from supervisor.aggregator.account import Account, Storage
-from supervisor.aggregator.charts import ChartWriter
+from supervisor.aggregator.charts import ChartWriter, Group, Groups
 from supervisor.aggregator.stream import Frame
 from supervisor.kernel.maps import U64Array
 from supervisor.pipeline import ledger, table
 from supervisor.pipeline.sample import Sample
 from tests.harness import Stream
-from workers.declaration import Chart, Column, Dimension, Program, counted, momentary, slot_charts
+from workers.declaration import Chart, Column, Dimension, Naming, Program, Ratio, Scope
 
 GROUPS = ["web", "db", "other"]
 WEB, DB, OTHER = range(3)
 ROWS = 8
 
 
-def chart(identity: str, *dimensions: Dimension) -> Chart:
-    return Chart("system", "t", identity, "Title", "calls/s", "family", "line", 1, "module", dimensions)
+def chart(scope: Scope, identity: str, *dimensions: Dimension, naming: Naming = "both") -> Chart:
+    family = "{group}" if scope == "device" else "family"
+    return Chart(
+        scope, "", naming, identity, "Title", "calls/s", family, "a.b", "line", 1, False, "module", dimensions
+    )
+
+
+def running(identity: str, *sources: str, over: int = 1) -> Dimension:
+    return Dimension(identity, "", sources, over=over)
 
 
 SLOTS = Program(
@@ -30,58 +37,42 @@ SLOTS = Program(
     "",
     (),
     (Column("call", "call"), Column("error", "call", return_mode_only=True), Column("time", "call")),
-    (
-        chart("calls", counted("call", "", "call"), counted("error", "", "error")),
-        chart("errors", counted("error", "", "error")),
-        chart("both", counted("sum", "", "call", "time")),
-        chart("time", Dimension("ms", "", ("time",), unit=1000)),
-        chart("now", momentary("living")),
-        *slot_charts(
-            {("call",): ("call", "Calls", 1), ("error",): ("error", "Errors", 2)}, family="f", module="m"
-        ),
-    ),
+    ratios={"failed": Ratio(("error",), ("call",), empty=100)},
+)
+SLOT_CHARTS = (
+    chart("system", "t.calls", running("call", "call"), running("error", "error")),
+    chart("system", "t.errors", running("error", "error")),
+    chart("system", "t.both", running("sum", "call", "time")),
+    chart("system", "t.time", running("ms", "time", over=1000)),
+    chart("system", "t.now", Dimension("living", "", ("living",))),
+    chart("apps", "apps.call", running("{group}", "call")),
+    chart("apps", "apps.error", running("{group}", "error")),
+    chart("apps", "app.{group}_call", running("calls", "call")),
+    chart("apps", "app.{group}_failed", Dimension("percentage", "", ("failed",))),
 )
 DEVICES = Program(
-    "devices",
-    "",
-    (),
-    (Column("low", "done"), Column("high", "done")),
-    (
-        Chart(
-            "device",
-            "latency",
-            "",
-            "Latency",
-            "calls/s",
-            "",
-            "stacked",
-            1,
-            "disk",
-            (counted("low", "", "low"), counted("high", "", "high")),
-            context="disk.latency",
-        ),
-    ),
-    kind="device",
-    rows=ROWS,
+    "devices", "", (), (Column("low", "done"), Column("high", "done")), kind="device", rows=ROWS
 )
+DEVICE_CHARTS = (chart("device", "latency.{group}", running("low", "low"), running("high", "high")),)
 
 
 class Rig:
     """One program's account and chart writer, a worker's side to feed them, and an agent that listens."""
 
-    def __init__(self, program: Program, apps: bool = True) -> None:
-        self.program, self.apps = program, apps
+    def __init__(self, program: Program, charts: Sequence[Chart]) -> None:
+        self.program, self.charts = program, charts
         columns = len(program.columns)
         shapes = (
             table.Shape(ROWS, columns),
-            ledger.Shape(ROWS, columns, account.entities(program, len(GROUPS))),
+            ledger.Shape(ROWS, columns, account.entities(program, len(GROUPS), 0)),
         )
         self.storage = Storage(
             table.create("t", shapes[0]), shapes[0], ledger.create("l", shapes[1]), shapes[1]
         )
         self.worker = table.Writer(self.storage.table_fd, shapes[0])
         self.rows: U64Array = np.zeros((ROWS, columns), np.uint64)
-        self.group_of_slot = np.array([-1, WEB, WEB, DB, OTHER, -1, -1, -1], np.int32)
+        self.entity_of_slot = np.array([-1, WEB, WEB, DB, OTHER, -1, -1, -1], np.int32)
+        self.entity_of_slot[1:5] += 1
         self.exposed = np.zeros(len(GROUPS), np.bool_)
         self.agent = Stream()
         self.absent: set[int] = set()
@@ -92,7 +83,7 @@ class Rig:
     def restart(self) -> None:
         """Another aggregator process takes over."""
         self.account = Account(self.program, self.storage)
-        self.writer = ChartWriter(self.account, GROUPS, 1, self.apps)
+        self.writer = ChartWriter(self.account, self.charts, 1, modern=True)
 
     def count(self, row: int, *amounts: int) -> None:
         self.rows[row, : len(amounts)] += np.array(amounts, np.uint64)
@@ -108,12 +99,20 @@ class Rig:
         self.account.announce(
             Sample(self.program.name, 1, sequence, sequence, 1, ROWS, host, self.gauges, self.names, 0)
         )
-        assert self.account.take(self.group_of_slot if self.program.kind == "slot" else None)
+        assert self.account.take([self.entity_of_slot])
         frame = Frame()
-        self.writer.write(frame, self.exposed)
+        self.writer.write(frame, {"apps": self.groups()})
+        return self.deliver(frame, written)
+
+    def groups(self) -> Groups:
+        return tuple(
+            Group(g + 1, GROUPS[g], GROUPS[g], GROUPS[g]) for g in np.flatnonzero(self.exposed).tolist()
+        )
+
+    def deliver(self, frame: Frame, written: bool = True) -> str:
         text = b"".join(frame.blocks).decode()
         if written:
-            self.writer.sent(frame, self.exposed)
+            self.writer.sent()
             for line in text.splitlines():
                 self.agent.feed(line)
         return text
@@ -128,14 +127,14 @@ class Rig:
 
 @pytest.fixture
 def slots() -> Iterator[Rig]:
-    rig = Rig(SLOTS)
+    rig = Rig(SLOTS, SLOT_CHARTS)
     yield rig
     rig.close()
 
 
 @pytest.fixture
 def devices() -> Iterator[Rig]:
-    rig = Rig(DEVICES)
+    rig = Rig(DEVICES, DEVICE_CHARTS)
     yield rig
     rig.close()
 
@@ -256,14 +255,6 @@ def test_a_gauge_is_sent_as_it_is_and_is_absent_when_nobody_tells_it(slots: Rig)
     assert slots.agent.charts["t.now"].dimensions["living"][2] == "absolute"
 
 
-def test_without_apps_there_are_no_apps_charts() -> None:
-    rig = Rig(SLOTS, apps=False)
-    rig.exposed[WEB] = True
-    rig.frame()
-    assert not [name for name in rig.agent.charts if name.startswith("apps.")]
-    rig.close()
-
-
 def test_a_counter_beyond_int64_stays_a_number_that_the_agent_reads(slots: Rig) -> None:
     slots.count(1, (1 << 64) - 1)
     slots.frame()
@@ -276,15 +267,16 @@ def test_each_device_has_a_chart_of_its_own_under_its_name(devices: Rig) -> None
     devices.count(2, 3)
     devices.frame()
     devices.frame()
-    assert set(devices.agent.charts) == {"latency.vda", "latency.cciss_c0d0"}
+    assert set(devices.agent.charts) == {"latency.vda", "latency.cciss_c0d0", "latency.idle"}
     assert devices.agent.charts["latency.vda"].last("high") == 2
-    assert devices.agent.charts["latency.cciss_c0d0"].words[4:6] == ["cciss!c0d0", "disk.latency"]
+    assert devices.agent.charts["latency.cciss_c0d0"].words[4:6] == ["cciss!c0d0", "a.b"]
 
 
 def test_a_device_that_appears_later_begins_at_0(devices: Rig) -> None:
-    devices.names = {1: "vda", 2: "vdb"}
+    devices.names = {1: "vda"}
     devices.count(1, 1)
     devices.frame()
+    devices.names = {1: "vda", 2: "vdb"}
     devices.count(2, 5)
     devices.frame()
     devices.frame()
@@ -292,22 +284,81 @@ def test_a_device_that_appears_later_begins_at_0(devices: Rig) -> None:
 
 
 def test_the_first_device_of_an_idle_machine_begins_at_0(devices: Rig) -> None:
-    devices.names = {1: "vda"}
     devices.frame()
+    devices.names = {1: "vda"}
     devices.count(1, 5)
     devices.frame()
     devices.frame()
     assert devices.values("latency.vda", "low") == [0, 5]
 
 
-def test_a_device_that_has_gone_keeps_its_chart_and_its_counts(devices: Rig) -> None:
-    devices.names = {1: "vda"}
+def test_what_has_gone_is_obsolete_once_and_comes_back_with_all_its_counts(devices: Rig) -> None:
+    devices.names = {1: "vda", 2: "vdb"}
     devices.count(1, 5)
     devices.frame()
     devices.frame()
-    devices.names = {}
+    devices.names = {2: "vdb"}
+    text = devices.frame()
+    assert [line.split()[1] for line in text.splitlines() if "obsolete" in line] == ["latency.vda"]
+    assert "vda" not in devices.frame()
+    devices.count(1, 2)
+    devices.names = {1: "vda", 2: "vdb"}
+    assert "CHART latency.vda " in devices.frame()
+    assert devices.values("latency.vda", "low")[-1] == 7
+
+
+def test_a_withdrawal_that_was_not_written_is_made_again(devices: Rig) -> None:
+    devices.names = {1: "vda"}
     devices.frame()
-    assert devices.values("latency.vda", "low")[1:] == [5, 5]
+    devices.names = {}
+    assert devices.frame(written=False).count("obsolete") == devices.frame().count("obsolete") == 1
+    assert "obsolete" not in devices.frame()
+
+
+def test_a_group_that_has_gone_is_an_obsolete_dimension_and_an_obsolete_chart(slots: Rig) -> None:
+    slots.exposed[[WEB, DB]] = True
+    slots.frame()
+    slots.exposed[WEB] = False
+    text = slots.frame()
+    assert "DIMENSION web '' incremental 1 1 obsolete\n" in text
+    assert [line.split()[1] for line in text.splitlines() if "'obsolete'" in line] == [
+        "app.web_call",
+        "app.web_failed",
+    ]
+    assert "SET web" not in text
+    slots.count(1, 3)
+    slots.exposed[WEB] = True
+    assert "CHART app.web_call " in slots.frame()
+    assert slots.values("app.web_call", "calls")[-1] == 3
+
+
+def test_a_program_that_was_stopped_takes_all_its_charts_with_it(slots: Rig) -> None:
+    slots.exposed[WEB] = True
+    slots.frame()
+    frame = Frame()
+    slots.writer.withdraw(frame)
+    text = slots.deliver(frame)
+    gone = {line.split()[1] for line in text.splitlines()}
+    assert gone == set(slots.agent.charts)
+    assert not slots.writer.visible
+    slots.frame()
+    assert slots.writer.visible
+
+
+def test_a_chart_of_one_group_is_labelled_with_its_name(slots: Rig) -> None:
+    slots.exposed[WEB] = True
+    text = slots.frame()
+    assert text.count("CLABEL 'app_group' 'web' 1\nCLABEL_COMMIT\n") == 2
+
+
+def test_a_ratio_is_of_the_interval_and_has_an_answer_for_an_empty_one(slots: Rig) -> None:
+    slots.exposed[WEB] = True
+    slots.count(1, 4, 1)
+    slots.frame()
+    slots.frame()
+    slots.count(1, 10, 1)
+    slots.frame()
+    assert slots.values("app.web_failed", "percentage") == [25, 100, 10]
 
 
 def test_devices_whose_names_are_alike_when_cleaned_do_not_share_a_chart(devices: Rig) -> None:

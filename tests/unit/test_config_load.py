@@ -69,6 +69,8 @@ def test_without_files_the_packaged_defaults_hold(tmp_path: Path) -> None:
             loglevel="info",
         ),
         apps_groups_path=PACKAGED / "apps_groups.conf",
+        modern_charts=False,
+        agent_version=(1, 43),
         internal_charts=True,
         files=(),
     )

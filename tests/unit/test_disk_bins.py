@@ -6,7 +6,8 @@ from itertools import pairwise
 import pytest
 
 from tests.harness import ROOT
-from workers.disk import LABELS, PROGRAM
+from workers.declaration import LABELS
+from workers.disk import PROGRAM
 
 BINS = 24
 # Netdata's texts.
@@ -83,5 +84,7 @@ def test_well_known_times_are_where_a_reader_looks_for_them(us: int, label: str)
 def test_each_bin_is_a_dimension_of_its_label() -> None:
     (chart,) = PROGRAM.charts
     assert [dimension.id for dimension in chart.dimensions] == DOCUMENTED
-    assert [dimension.sources for dimension in chart.dimensions] == [(label,) for label in DOCUMENTED]
+    assert [dimension.sources for dimension in chart.dimensions] == [
+        (f"latency {label}",) for label in DOCUMENTED
+    ]
     assert [column.name for column in PROGRAM.columns] == DOCUMENTED

@@ -14,11 +14,12 @@ from supervisor.pipeline import ledger, memory, table
 from supervisor.pipeline.sample import Sample
 from workers.declaration import Column, Program
 
-PROGRAM = Program("p", "", (), (Column("a", "h"), Column("b", "h")), ())
+PROGRAM = Program("p", "", (), (Column("a", "h"), Column("b", "h")))
 ROWS, COLUMNS, GROUPS = 8, 2, 3
 TABLE = table.Shape(ROWS, COLUMNS)
 LEDGER = ledger.Shape(ROWS, COLUMNS, 1 + GROUPS)
 GROUP_OF_SLOT = np.array([-1, 0, 0, 1, 1, 2, 2, -1], np.int32)
+ENTITY_OF_SLOT = np.where(GROUP_OF_SLOT < 0, -1, GROUP_OF_SLOT + 1).astype(np.int32)
 MOMENTS = ("before", "within", "after")
 
 
@@ -115,7 +116,7 @@ class House:
 
     def take(self, sample: Sample) -> bool:
         self.account.announce(sample)
-        return self.account.take(GROUP_OF_SLOT)
+        return self.account.take([ENTITY_OF_SLOT])
 
     def another_aggregator(self) -> None:
         self.account = Account(PROGRAM, self.storage)

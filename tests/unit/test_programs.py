@@ -7,6 +7,7 @@ from typing import get_args
 
 import pytest
 
+from supervisor.aggregator.charts import shown
 from supervisor.config.options import PROGRAMS
 from supervisor.kernel import identities
 from supervisor.kernel.loader import expand
@@ -14,7 +15,7 @@ from supervisor.kernel.maps import TASK
 from supervisor.kernel.plans import FAMILY, Hook, Mode, Plan, Target, function_name, glue
 from tests.harness import ROOT
 from workers import registry
-from workers.declaration import Program
+from workers.declaration import GROUP, Program
 
 CORE_MAPS = {"slot_of_pid", "task", "words"}
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -198,16 +199,13 @@ def test_a_program_of_devices_names_its_rows(program: Program) -> None:
 
 
 @programs
-def test_every_dimension_shows_columns_that_exist_or_a_gauge(program: Program) -> None:
-    columns = {column.name for column in program.columns}
+def test_every_dimension_shows_totals_that_exist_or_one_gauge_or_ratio(program: Program) -> None:
     for chart in program.charts:
         assert chart.dimensions, chart.id
         for dimension in chart.dimensions:
-            assert bool(dimension.sources) != bool(dimension.gauge), f"{chart.id} {dimension.id}"
-            assert set(dimension.sources) <= columns, f"{chart.id} {dimension.id}"
-            assert not dimension.gauge or program.gauges, f"{chart.id} {dimension.id}"
-            assert dimension.algorithm == ("absolute" if dimension.gauge else "incremental")
-            assert dimension.unit > 0
+            if not program.running(dimension):
+                (source,) = dimension.sources
+                assert source in program.ratios or (program.gauges and chart.scope == "system"), chart.id
 
 
 @programs
@@ -215,27 +213,38 @@ def test_every_column_is_shown_somewhere(program: Program) -> None:
     shown = {
         source for chart in program.charts for dimension in chart.dimensions for source in dimension.sources
     }
-    assert shown == {column.name for column in program.columns}
+    # What is worked out is shown in place of what it is worked out of.
+    columns = {column.name for column in program.columns}
+    assert columns <= shown or program.derived
+    assert set(program.derived_names) <= shown
 
 
 @programs
 def test_charts_fit_the_kind_of_their_program(program: Program) -> None:
-    scopes = {"slot": {"system", "apps"}, "host": {"system"}, "device": {"device"}}
+    scopes = {
+        "slot": {"system", "apps", "cgroup", "services"},
+        "host": {"system"},
+        "device": {"device"},
+    }
     for chart in program.charts:
         assert chart.scope in scopes[program.kind], chart.id
-        if chart.scope == "apps":
-            assert len(chart.dimensions) == 1
-        else:
-            ids = [dimension.id for dimension in chart.dimensions]
-            assert len(set(ids)) == len(ids)
-            assert all(ids)
+        ids = [dimension.id for dimension in chart.dimensions]
+        assert len(set(ids)) == len(ids)
+        assert all(ids)
+        assert chart.by_group or chart.scope == "system" or GROUP in "".join(ids) or chart.device, chart.id
 
 
-def test_no_two_charts_have_one_id() -> None:
+@pytest.mark.parametrize("modern", [False, True])
+@pytest.mark.parametrize("agent", [(1, 41), (1, 43), (2, 10)])
+def test_no_two_charts_have_one_id(modern: bool, agent: tuple[int, int]) -> None:
+    """But for those of which only one can be there: its columns exclude the other's."""
     ids = [
-        f"{chart.type}.{chart.id}" for program in registry.all_programs().values() for chart in program.charts
+        (chart.id, frozenset(source for d in chart.dimensions for source in d.sources))
+        for program in registry.all_programs().values()
+        for chart in program.charts
+        if shown(chart.naming, modern, agent) and "asked for" not in chart.title
     ]
-    assert sorted(ids) == sorted(set(ids))
+    assert sorted(id for id, _ in ids) == sorted({id for id, _ in ids})
 
 
 def test_the_core_programs_handlers_exist_too() -> None:

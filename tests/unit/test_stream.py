@@ -11,8 +11,10 @@ from supervisor.aggregator.stream import (
     Frame,
     clean_id,
     clean_names,
+    collection,
     definition,
-    update,
+    skeleton,
+    withdrawal,
 )
 
 CHART = ChartLine(
@@ -100,7 +102,7 @@ def test_a_chart_is_defined_with_its_words_in_netdatas_order() -> None:
 
 
 def test_a_collection_is_begin_sets_and_end() -> None:
-    text = update("apps.file_open", [("web", 0), ("a b", 17)])
+    text = collection(skeleton([CHART]), [0, 17])
     assert [split_words(line) for line in lines_of(text)] == [
         ["BEGIN", "apps.file_open"],
         ["SET", "web", "0"],
@@ -121,7 +123,8 @@ def test_a_collection_is_begin_sets_and_end() -> None:
     ],
 )
 def test_values_are_cut_to_what_the_agent_reads(value: int, sent: int) -> None:
-    assert split_words(lines_of(update("a.b", [("x", value)]))[1]) == ["SET", "x", str(sent)]
+    text = collection(skeleton([CHART]), [value, 1])
+    assert split_words(lines_of(text)[1]) == ["SET", "web", str(sent)]
 
 
 def test_no_text_can_break_out_of_its_word() -> None:
@@ -131,7 +134,7 @@ def test_no_text_can_break_out_of_its_word() -> None:
         chart = replace(CHART, family=text, title=text, units=text, dimensions=dimensions)
         head, dimension = (split_words(line) for line in lines_of(definition(chart)))
         assert [head[0], len(head), len(dimension)] == ["CHART", 13, 6]
-        begin, given, end = (split_words(line) for line in lines_of(update(chart.full_id, [(name, 3)])))
+        begin, given, end = (split_words(line) for line in lines_of(collection(skeleton([chart]), [3])))
         assert (begin, end) == (["BEGIN", "apps.file_open"], ["END"])
         assert given == ["SET", dimension[1], "3"]
 
@@ -153,7 +156,8 @@ def test_a_clean_id_keeps_what_it_can(text: str, identity: str) -> None:
 
 def sent_ids(names: list[str]) -> list[str]:
     """The ids that an agent knows a chart's dimensions by."""
-    text = update("a.b", [(name, 0) for name in names])
+    dimensions = tuple(DimensionLine(name, "", "absolute") for name in names)
+    text = collection(skeleton([replace(CHART, dimensions=dimensions)]), [0] * len(names))
     return [split_words(line)[1] for line in lines_of(text)[1:-1]]
 
 
@@ -179,9 +183,30 @@ def test_names_without_any_harm_stay_as_they_are() -> None:
     assert clean_names(["web server", "café", "other", "a.b/c"]) == ["web server", "café", "other", "a.b/c"]
 
 
-def test_a_frame_keeps_the_order_and_remembers_what_it_defines() -> None:
+def test_a_frame_keeps_the_order() -> None:
     frame = Frame()
     frame.define(CHART)
-    frame.set(CHART, {"web": 1, "a b": 2})
+    frame.set(skeleton([CHART]), [1, 2])
+    frame.set(skeleton([]), [])
     assert [block.split()[0] for block in frame.blocks] == [b"CHART", b"BEGIN"]
-    assert frame.defines == {"apps.file_open": CHART}
+
+
+def test_many_charts_are_one_piece_of_text() -> None:
+    other = replace(CHART, id="file_closed")
+    words = [split_words(line) for line in lines_of(collection(skeleton([CHART, other]), [1, 2, 3, 4]))]
+    assert [word[0] for word in words] == ["BEGIN", "SET", "SET", "END"] * 2
+    assert [word[2] for word in words if word[0] == "SET"] == ["1", "2", "3", "4"]
+    assert [word[1] for word in words if word[0] == "BEGIN"] == ["apps.file_open", "apps.file_closed"]
+
+
+def test_a_label_follows_the_dimensions_and_what_has_gone_is_obsolete() -> None:
+    gone = DimensionLine("db", "", "incremental")
+    lines = [
+        split_words(line) for line in lines_of(definition(replace(CHART, label=("app_group", "web")), [gone]))
+    ]
+    assert lines[-3:] == [
+        ["DIMENSION", "db", "", "incremental", "1", "1", "obsolete"],
+        ["CLABEL", "app_group", "web", "1"],
+        ["CLABEL_COMMIT"],
+    ]
+    assert split_words(lines_of(withdrawal(CHART))[0])[10] == "obsolete"
