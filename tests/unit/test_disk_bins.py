@@ -87,4 +87,4 @@ def test_each_bin_is_a_dimension_of_its_label() -> None:
     assert [dimension.sources for dimension in chart.dimensions] == [
         (f"latency {label}",) for label in DOCUMENTED
     ]
-    assert [column.name for column in PROGRAM.columns] == DOCUMENTED
+    assert [column.name for column in PROGRAM.columns] == [f"latency {label}" for label in DOCUMENTED]
