@@ -8,6 +8,7 @@ group of its own counts is what was ordered.
 """
 
 import ctypes
+import mmap
 import os
 import signal
 import subprocess
@@ -146,6 +147,24 @@ def _fail_thread(count: int) -> None:
         libc.syscall(56, 0x10000, 0, 0, 0, 0)
 
 
+# push rbx; mov eax, edi; mov ebx, esi; int 0x80; pop rbx; ret
+_INT_80: Final = bytes.fromhex("53 89f8 89f3 cd80 5b c3")
+# read, readlink and remap_file_pages of a 32-bit process; of a 64-bit one these are close, creat and openat.
+OTHER_CALLS_IN_32_BITS: Final = (3, 85, 257)
+
+
+def _calls_32(count: int) -> None:
+    """32-bit system calls of a 64-bit process, which all fail for their first argument."""
+    code = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+    code.write(_INT_80)
+    call = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_int)(
+        ctypes.addressof(ctypes.c_char.from_buffer(code))
+    )
+    for _ in range(count):
+        for number in OTHER_CALLS_IN_32_BITS:
+            assert call(number, -1) < 0
+
+
 _ORDERS: Final[dict[str, Callable[..., None]]] = {
     "open": _open,
     "fail": _fail,
@@ -156,6 +175,7 @@ _ORDERS: Final[dict[str, Callable[..., None]]] = {
     "sleepers": _sleepers,
     "fail_fork": _fail_fork,
     "fail_thread": _fail_thread,
+    "calls_32": _calls_32,
 }
 
 

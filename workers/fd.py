@@ -2,16 +2,11 @@
 
 import os
 
-from supervisor.kernel.plans import Hook, function_plan, tracepoint_plan
+from supervisor.kernel.plans import Hook, entering, function_plan, leaving, syscall_plan
 from workers.declaration import Column, Program
 
-_OPEN_CALLS = ("syscalls:sys_{}_openat",)
 # open and creat do not exist on processors younger than they are; openat2 came with 5.6.
-_OTHER_OPEN_CALLS = ("syscalls:sys_{}_openat2", "syscalls:sys_{}_open", "syscalls:sys_{}_creat")
-
-
-def _calls(names: tuple[str, ...], side: str) -> tuple[str, ...]:
-    return tuple(name.format(side) for name in names)
+_OTHER_OPEN_CALLS = ("openat2", "open", "creat")
 
 
 def _open_and_close() -> None:
@@ -24,16 +19,18 @@ OPEN = Hook(
         function_plan("fentry", "do_sys_openat2", "on_open", "0"),
         function_plan("kprobe", "do_sys_openat2", "on_open", "0"),
         function_plan("kprobe", "do_sys_open", "on_open", "0"),  # before 5.6
-        tracepoint_plan(
-            "on_open", "0", *_calls(_OPEN_CALLS, "enter"), optional=_calls(_OTHER_OPEN_CALLS, "enter")
+        syscall_plan(
+            entering("openat", "on_open", "0"),
+            *(entering(call, "on_open", "0", optional=True) for call in _OTHER_OPEN_CALLS),
         ),
     ),
     returning=(
         function_plan("fexit", "do_sys_openat2", "on_open", "(long)args[3]"),
         function_plan("kretprobe", "do_sys_openat2", "on_open", "PT_REGS_RC(args)"),
         function_plan("kretprobe", "do_sys_open", "on_open", "PT_REGS_RC(args)"),
-        tracepoint_plan(
-            "on_open", "args->ret", *_calls(_OPEN_CALLS, "exit"), optional=_calls(_OTHER_OPEN_CALLS, "exit")
+        syscall_plan(
+            leaving("openat", "on_open"),
+            *(leaving(call, "on_open", optional=True) for call in _OTHER_OPEN_CALLS),
         ),
     ),
     exercise=_open_and_close,
@@ -50,7 +47,7 @@ CLOSE = Hook(
         function_plan("kprobe", "file_close_fd", "on_close", "0"),
         function_plan("kprobe", "close_fd", "on_close", "0"),
         function_plan("kprobe", "__close_fd", "on_close", "0"),  # before 5.11
-        tracepoint_plan("on_close", "0", "syscalls:sys_enter_close"),
+        syscall_plan(entering("close", "on_close", "0")),
     ),
     returning=(
         function_plan("fexit", "file_close_fd", "on_close", "args[1] ? 0 : -1"),
@@ -58,7 +55,7 @@ CLOSE = Hook(
         function_plan("kretprobe", "file_close_fd", "on_close", "PT_REGS_RC(args) ? 0 : -1"),
         function_plan("kretprobe", "close_fd", "on_close", "(int)PT_REGS_RC(args)"),
         function_plan("kretprobe", "__close_fd", "on_close", "(int)PT_REGS_RC(args)"),
-        tracepoint_plan("on_close", "args->ret", "syscalls:sys_exit_close"),
+        syscall_plan(leaving("close", "on_close")),
     ),
     exercise=_open_and_close,
     column=2,

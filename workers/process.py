@@ -8,7 +8,17 @@ from collections.abc import Mapping
 import numpy as np
 
 from supervisor.kernel.maps import TASK, TASK_LIVE, Maps
-from supervisor.kernel.plans import Hook, Plan, Target, function_plan, task_plans, tracepoint_plan
+from supervisor.kernel.plans import (
+    Hook,
+    Plan,
+    Target,
+    entering,
+    function_plan,
+    leaving,
+    syscall_plan,
+    task_plans,
+    tracepoint_plan,
+)
 from workers.declaration import Column, Program
 
 
@@ -62,16 +72,11 @@ _FORK_FAILURE = (
             Target("copy_process", "on_fork_exit", "refused(PT_REGS_RC(args))"),
         ),
     ),
-    Plan(
-        "tracepoint",
-        (
-            Target("syscalls:sys_enter_clone", "on_fork_enter", "args->clone_flags"),
-            Target("syscalls:sys_enter_clone3", "on_fork_enter", "user_flags(args->uargs)", optional=True),
-            Target("syscalls:sys_exit_clone", "on_fork_exit", "args->ret"),
-            Target("syscalls:sys_exit_clone3", "on_fork_exit", "args->ret", optional=True),
-            Target("syscalls:sys_exit_fork", "on_fork_exit", "args->ret", optional=True),
-            Target("syscalls:sys_exit_vfork", "on_fork_exit", "args->ret", optional=True),
-        ),
+    syscall_plan(
+        entering("clone", "on_fork_enter", "argument(call, 0)"),
+        entering("clone3", "on_fork_enter", "user_flags((const void *)argument(call, 0))", optional=True),
+        leaving("clone", "on_fork_exit"),
+        *(leaving(call, "on_fork_exit", optional=True) for call in ("clone3", "fork", "vfork")),
     ),
 )
 

@@ -19,20 +19,26 @@ from typing import Any, Final
 
 from supervisor import linux
 from supervisor.errors import Unavailable
-from supervisor.kernel import btf, namespace
+from supervisor.kernel import btf, namespace, system_calls
 from supervisor.kernel.handover import Loaded
 from supervisor.kernel.maps import KernelMap, MapInfo
 from supervisor.kernel.plans import (
+    FAMILY,
     Hook,
     HookReport,
     Mechanism,
     Mode,
     Plan,
     Preference,
+    Side,
     Target,
+    call_of,
     choose,
     function_name,
+    function_of,
     glue,
+    report,
+    side_of,
 )
 
 SOURCES: Final = Path(__file__).resolve().parents[2] / "kernel_progs"
@@ -44,12 +50,18 @@ _PROGRAM_TYPE: Final[dict[Mechanism, int]] = {
     "kretprobe": 2,
     "tracepoint": 5,
     "raw tracepoint": 17,
+    "system call": 17,
     "fentry": 26,
     "fexit": 26,
 }
 # A line such as `field:char newcomm[16];\toffset:28;` of a tracepoint's format, and a field that C uses.
 _FORMAT_FIELD: Final = re.compile(r"field:([^;]*?)\s*\*?\b(\w+)(?:\[[^]]*\])?;")
 _USED_FIELD: Final = re.compile(r"args->(\w+)")
+_CALL_NUMBER: Final = re.compile(r"^#define __NR_(\w+)", re.MULTILINE)
+# Before the name of a system call's function, by processor; none before 4.17 (include/linux/syscalls.h).
+_CALL_PREFIXES: Final = ("__x64_", "__arm64_", "__se_", "")
+# Where is said whether the call under way is a 32-bit one; without it the registers have to tell.
+_CALL_STATUS: Final = "thread_info.status"
 # Index for bpf_attach_kprobe (libbcc's enum bpf_probe_attach_type).
 _PROBE_ENTRY: Final = 0
 _PROBE_RETURN: Final = 1
@@ -84,13 +96,16 @@ class Tables:
 
     def push(self, name: str, value: int) -> None:
         """Puts a u32 into a queue map."""
-        bcc = _bcc()
-        if (
-            bcc.libbcc.lib.bpf_update_elem(self.maps[name].fd, None, ctypes.byref(ctypes.c_uint32(value)), 0)
-            < 0
-        ):
+        self._update(name, None, ctypes.c_uint32(value))
+
+    def set(self, name: str, index: int, value: int) -> None:
+        """Sets a u64 of an array map."""
+        self._update(name, ctypes.byref(ctypes.c_uint32(index)), ctypes.c_uint64(value))
+
+    def _update(self, name: str, key: Any, value: Any) -> None:
+        if _bcc().libbcc.lib.bpf_update_elem(self.maps[name].fd, key, ctypes.byref(value), 0) < 0:
             number = ctypes.get_errno()
-            raise OSError(number, f"queue {name}: {os.strerror(number)}")
+            raise OSError(number, f"map {name}: {os.strerror(number)}")
 
 
 def load(request: Request) -> Loaded:
@@ -100,13 +115,14 @@ def load(request: Request) -> Loaded:
     _pin(request.shared)
     os.environ["BCC_KERNEL_SOURCE"] = str(SOURCES)
     candidates, missing = _candidates(request)
-    module = _compile(request, candidates)
+    bits = system_calls.number_plans(candidates)
+    module = _compile(request, candidates, bits)
     maps = _maps(module, request.shared)
     tables = Tables({**request.shared, **maps})
     if request.prepare:
         request.prepare(tables)
-    attacher = _Attacher(module, request)
-    reports = missing + attacher.attach_hooks(candidates, tables)
+    attacher = _Attacher(module, request, tables, bits)
+    reports = missing + attacher.attach_hooks(candidates)
     order = [hook.name for hook in request.hooks]
     reports.sort(key=lambda report: order.index(report.hook))
     if request.finish:
@@ -156,12 +172,9 @@ def _candidates(request: Request) -> tuple[dict[str, list[Plan]], list[HookRepor
             wanted = " or ".join(request.preference.families)
             reports.append(HookReport(hook.name, wanted, "", False, f"this hook has no {wanted} plan"))
         for plan in allowed:
-            lacking = [t for t in plan.targets if not _exists(plan, t, symbols)]
+            lacking = {t: why for t in plan.targets if (why := _lack(plan, t, symbols))}
             required = [t for t in lacking if not t.optional]
-            reports += [
-                HookReport(hook.name, plan.mechanism_of(t), t.symbol, False, "this kernel does not have it")
-                for t in required
-            ]
+            reports += [report(hook, plan, t, lacking[t]) for t in required]
             if not required:
                 present = tuple(t for t in plan.targets if t not in lacking)
                 plans[hook.name].append(Plan(plan.mechanism, present))
@@ -175,15 +188,33 @@ def _kernel_functions() -> frozenset[str]:
         return frozenset(name[2] for name in fields if name[1] in "TtWw")
 
 
-def _exists(plan: Plan, target: Target, symbols: frozenset[str]) -> bool:
+def _lack(plan: Plan, target: Target, symbols: frozenset[str]) -> str:
+    """Why the target is not worth compiling here, "" where it is."""
     if target.field and _field_offset(target.field) is None:
-        return False
-    if plan.mechanism == "raw tracepoint":
-        return True  # there is no list of them; attaching tells
-    if plan.mechanism == "tracepoint":
+        return f"the kernel's types (BTF) do not tell where {target.field} is"
+    mechanism = plan.mechanism_of(target)
+    if mechanism == "raw tracepoint":
+        return ""  # there is no list of them; attaching tells
+    if mechanism == "tracepoint":
         fields = _fields_of(target.symbol)
-        return fields is not None and fields.issuperset(_USED_FIELD.findall(target.arguments))
-    return target.symbol in symbols
+        there = fields is not None and fields.issuperset(_USED_FIELD.findall(target.arguments))
+    elif mechanism == "system call":
+        there = call_of(target) in _numbered_calls() and not symbols.isdisjoint(
+            f"{prefix}sys_{function_of(target)}" for prefix in _CALL_PREFIXES
+        )
+    else:
+        there = target.symbol in symbols
+    return "" if there else "this kernel does not have it"
+
+
+@functools.cache
+def _numbered_calls() -> frozenset[str]:
+    """Names of the system calls that the processor has, by the header that programs are compiled with."""
+    for name in ("asm/unistd_64.h", "asm-generic/unistd.h"):
+        for folder in _include_folders():
+            if (folder / name).is_file():
+                return frozenset(_CALL_NUMBER.findall((folder / name).read_text()))
+    raise Unavailable("no numbers of system calls: asm/unistd.h is missing; apt-get install linux-libc-dev")
 
 
 @functools.cache
@@ -203,7 +234,7 @@ def _field_offset(field: str) -> int | None:
     return btf.offset_of(*field.split("."))
 
 
-def _compile(request: Request, candidates: Mapping[str, list[Plan]]) -> Any:
+def _compile(request: Request, candidates: Mapping[str, list[Plan]], bits: system_calls.Bits) -> Any:
     bcc = _bcc()
 
     class Module(bcc.BPF):  # type: ignore[misc, name-defined]
@@ -218,12 +249,20 @@ def _compile(request: Request, candidates: Mapping[str, list[Plan]]) -> Any:
         for name, plans in candidates.items()
         for plan in plans
         for target in plan.targets
+        if plan.mechanism_of(target) != "system call"
     )
-    text = f"#include <linux/ptrace.h>\n{expand(SOURCES / request.source)}\n{functions}"
     fields = {t.field for plans in candidates.values() for plan in plans for t in plan.targets if t.field}
+    seen: set[Path] = set()
+    text = f"#include <linux/ptrace.h>\n{expand(SOURCES / request.source, seen)}\n"
+    if bits:
+        text += expand(SOURCES / "include" / system_calls.HEADER, seen)
+        functions += system_calls.c_text(bits)
+        fields |= {_CALL_STATUS} if _field_offset(_CALL_STATUS) is not None else set()
+    text += functions
     flags = [f"-D{name}={value}" for name, value in request.defines.items()]
     flags += [f"-D{field.replace('.', '_').upper()}={_field_offset(field)}" for field in fields]
-    flags += [f"-DARCH_{platform.machine().upper()}", f"-I{SOURCES / 'include'}", *_system_includes()]
+    flags += [f"-DARCH_{platform.machine().upper()}", f"-I{SOURCES / 'include'}"]
+    flags += [word for folder in _include_folders() for word in ("-isystem", str(folder))]
     try:
         return Module(text=text.encode(), cflags=flags)
     except Exception as error:  # BCC raises nothing more precise
@@ -246,10 +285,10 @@ def expand(source: Path, seen: set[Path] | None = None) -> str:
     return "".join(lines)
 
 
-def _system_includes() -> list[str]:
+def _include_folders() -> list[Path]:
     """Debian's linux-libc-dev keeps asm/ in the folder of the architecture."""
     folders = [Path("/usr/include"), Path(f"/usr/include/{platform.machine()}-linux-gnu")]
-    return [word for folder in folders if folder.is_dir() for word in ("-isystem", str(folder))]
+    return [folder for folder in folders if folder.is_dir()]
 
 
 def _maps(module: Any, shared: Mapping[str, KernelMap]) -> dict[str, KernelMap]:
@@ -285,19 +324,24 @@ class _Refused(Exception):
 class _Attacher:
     """Attaches hooks and keeps the descriptors that hold them."""
 
-    def __init__(self, module: Any, request: Request) -> None:
+    def __init__(self, module: Any, request: Request, tables: Tables, bits: system_calls.Bits) -> None:
         self._module = module
         self._request = request
+        self._tables = tables
+        self._bits = bits
+        self._taken = 0  # mask of the system call plans in use
         self._loaded: dict[str, int] = {}
+        self._sides: dict[Side, int] = {}
         self.links: list[int] = []
 
-    def attach_hooks(self, candidates: Mapping[str, list[Plan]], tables: Tables) -> list[HookReport]:
+    def attach_hooks(self, candidates: Mapping[str, list[Plan]]) -> list[HookReport]:
         reports: list[HookReport] = []
         for hook in self._request.hooks:
-            reports += self._attach_hook(hook, candidates[hook.name], tables)
+            reports += self._attach_hook(hook, candidates[hook.name])
+        self._let_go_of_idle_sides()
         return reports
 
-    def _attach_hook(self, hook: Hook, plans: list[Plan], tables: Tables) -> list[HookReport]:
+    def _attach_hook(self, hook: Hook, plans: list[Plan]) -> list[HookReport]:
         """Tries the plans in their order until one works."""
         reports: list[HookReport] = []
         for plan in plans:
@@ -305,39 +349,76 @@ class _Attacher:
             target = plan.targets[0]
             try:
                 for target in plan.targets:
-                    links.append(self._attach(hook, plan, target))
-                if not fires(hook, tables):
+                    if plan.mechanism_of(target) == "system call":
+                        self._attach_side(side_of(target))
+                    else:
+                        links.append(self._attach(hook, plan, target))
+                self._take(hook, plan)
+                if not fires(hook, self._tables):
                     raise _Refused("it is attached but does not see the event that the start made")
             except _Refused as refusal:
-                reports.append(HookReport(hook.name, plan.mechanism, target.symbol, False, str(refusal)))
+                reports.append(report(hook, plan, target, str(refusal)))
+                self._take(hook, plan, False)
                 for link in links:
                     os.close(link)
                 continue
             self.links += links
-            reports += [HookReport(hook.name, plan.mechanism_of(t), t.symbol, True) for t in plan.targets]
+            reports += [report(hook, plan, target) for target in plan.targets]
             break
         return reports
+
+    def _take(self, hook: Hook, plan: Plan, taken: bool = True) -> None:
+        """Lets the system calls of a plan count, or no longer."""
+        if (hook.name, plan) not in self._bits:
+            return
+        bit = 1 << self._bits[(hook.name, plan)]
+        self._taken = self._taken | bit if taken else self._taken & ~bit
+        self._tables.set(system_calls.MASK, 0, self._taken)
+
+    def _attach_side(self, side: Side) -> None:
+        """One link for all hooks; what it sees counts for those whose plan is taken."""
+        if side not in self._sides:
+            program = self._load("system call", system_calls.function_name(side))
+            self._sides[side] = self._attach_raw_tracepoint(program, f"sys_{side}")
+
+    def _let_go_of_idle_sides(self) -> None:
+        """A side whose plans were all refused would cost every system call for nothing."""
+        used = {
+            side_of(target)
+            for (_, plan), bit in self._bits.items()
+            if self._taken & 1 << bit
+            for target in system_calls.calls_of(plan)
+        }
+        for side, link in self._sides.items():
+            if side in used:
+                self.links.append(link)
+            else:
+                os.close(link)
 
     def _attach(self, hook: Hook, plan: Plan, target: Target) -> int:
         mechanism = plan.mechanism_of(target)
         program = self._load(mechanism, function_name(hook, plan, target))
+        if mechanism == "raw tracepoint":
+            return self._attach_raw_tracepoint(program, target.symbol.partition(":")[2])
         lib = _bcc().libbcc.lib
         ctypes.set_errno(0)
         with _silenced():
-            if plan.family == "fentry":
+            if FAMILY[mechanism] == "fentry":
                 link = lib.bpf_attach_kfunc(program)
-            elif plan.family == "kprobe":
+            elif FAMILY[mechanism] == "kprobe":
                 kind = _PROBE_RETURN if mechanism == "kretprobe" else _PROBE_ENTRY
                 event = f"{self._request.tag}_{'r' if kind else 'p'}_{target.symbol}"
                 link = lib.bpf_attach_kprobe(program, kind, event.encode(), target.symbol.encode(), 0, 0)
-            elif mechanism == "raw tracepoint":
-                link = lib.bpf_attach_raw_tracepoint(program, target.symbol.encode())
             else:
                 category, event = target.symbol.split(":")
                 link = lib.bpf_attach_tracepoint(program, category.encode(), event.encode())
-        if link < 0:
-            raise _Refused(f"cannot attach: {_reason(ctypes.get_errno())}")
-        return int(link)
+        return _attached(link)
+
+    def _attach_raw_tracepoint(self, program: int, name: str) -> int:
+        ctypes.set_errno(0)
+        with _silenced():
+            link = _bcc().libbcc.lib.bpf_attach_raw_tracepoint(program, name.encode())
+        return _attached(link)
 
     def _load(self, mechanism: Mechanism, name: str) -> int:
         if name in self._loaded:
@@ -363,6 +444,12 @@ class _Attacher:
             raise _Refused(f"cannot load: {_reason(ctypes.get_errno())}")
         self._loaded[name] = fd
         return int(fd)
+
+
+def _attached(link: int) -> int:
+    if link < 0:
+        raise _Refused(f"cannot attach: {_reason(ctypes.get_errno())}")
+    return link
 
 
 def fires(hook: Hook, tables: Tables) -> bool:

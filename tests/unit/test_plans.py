@@ -11,11 +11,19 @@ from supervisor.kernel.plans import (
     Plan,
     Preference,
     Target,
+    call_of,
     choose,
     context_type,
+    entering,
     function_name,
+    function_of,
     function_plan,
     glue,
+    leaving,
+    raw_tracepoint_plan,
+    report,
+    side_of,
+    syscall_plan,
     tracepoint_plan,
 )
 
@@ -25,6 +33,8 @@ KPROBE = function_plan("kprobe", "do_sys_open", "on_open", "0")
 KRETPROBE = function_plan("kretprobe", "do_sys_open", "on_open", "PT_REGS_RC(args)")
 TRACEPOINT = tracepoint_plan("on_open", "args->ret", "syscalls:sys_exit_openat")
 BARE = tracepoint_plan("on_exit", "", "sched:sched_process_exit")
+RAW = raw_tracepoint_plan("on_entry", "args[0]", "irq:softirq_entry")
+CALLS = syscall_plan(entering("openat", "on_open", "0"), entering("open", "on_open", "0", optional=True))
 HOOK = Hook("open", (FENTRY, KPROBE, TRACEPOINT), (FEXIT, KRETPROBE, TRACEPOINT))
 
 
@@ -42,6 +52,10 @@ HOOK = Hook("open", (FENTRY, KPROBE, TRACEPOINT), (FEXIT, KRETPROBE, TRACEPOINT)
             TRACEPOINT,
             "int open__tracepoint__syscalls__sys_exit_openat("
             "struct tracepoint__syscalls__sys_exit_openat *args) { return on_open(args->ret); }\n",
+        ),
+        (
+            RAW,
+            "int open__raw_tracepoint__irq__softirq_entry(u64 *args) { return on_entry(args[0]); }\n",
         ),
         (BARE, "int open__tracepoint__sched__sched_process_exit(void *args) { return on_exit(); }\n"),
     ],
@@ -94,6 +108,8 @@ def test_plans_are_those_of_the_families_the_preferred_one_first(
         ("kprobe", "kprobe"),
         ("kretprobe", "kprobe"),
         ("tracepoint", "tracepoint"),
+        ("raw tracepoint", "tracepoint"),
+        ("system call", "tracepoint"),
     ],
 )
 def test_entry_and_return_are_one_family(mechanism: Mechanism, family: Family) -> None:
@@ -112,3 +128,28 @@ def test_optional_tracepoints_are_marked_so_and_come_last() -> None:
         Target("a:c", "h", "0", optional=True),
         Target("a:d", "h", "0", optional=True),
     )
+
+
+@pytest.mark.parametrize(
+    ("plan", "shown", "symbol"),
+    [
+        (FEXIT, "fexit", "do_sys_openat2"),
+        (KPROBE, "kprobe", "do_sys_open"),
+        (TRACEPOINT, "tracepoint", "syscalls:sys_exit_openat"),
+        (RAW, "tracepoint", "irq:softirq_entry"),
+        (CALLS, "tracepoint", "syscalls:sys_enter_openat"),
+    ],
+    ids=lambda value: value.mechanism if isinstance(value, Plan) else "",
+)
+def test_reports_name_the_plan_and_the_target_as_users_know_them(plan: Plan, shown: str, symbol: str) -> None:
+    told = report(HOOK, plan, plan.targets[0])
+    assert (told.hook, told.plan, told.target, told.attached) == ("open", shown, symbol, True)
+    assert report(HOOK, plan, plan.targets[0], "it has gone").attached is False
+
+
+def test_a_system_call_is_known_by_its_number_and_shown_by_its_tracepoint() -> None:
+    target = leaving("umount2", "on_umount")
+    assert target.symbol == "syscalls:sys_exit_umount"
+    assert (side_of(target), call_of(target), function_of(target)) == ("exit", "umount2", "umount")
+    target = entering("sync_file_range", "on_sync")
+    assert (side_of(target), call_of(target)) == ("enter", "sync_file_range")

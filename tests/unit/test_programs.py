@@ -107,7 +107,8 @@ def test_what_the_start_makes_to_try_a_hook_shows_in_a_column_of_that_hook(progr
 def test_tracepoints_are_named_with_their_category_and_functions_without(program: Program) -> None:
     for _, plan, target in all_targets(program):
         parts = target.symbol.split(":")
-        assert len(parts) == (2 if plan.mechanism == "tracepoint" else 1), target.symbol
+        tracepoint = FAMILY[plan.mechanism_of(target)] == "tracepoint"
+        assert len(parts) == (2 if tracepoint else 1), target.symbol
         assert all(re.fullmatch(r"\w+", part) for part in parts), target.symbol
 
 

@@ -12,6 +12,9 @@ struct pt_regs {
 struct pt_regs {
     u64 regs[31];
     u64 sp, pc, pstate;
+    u64 orig_x0;
+    s32 syscallno; // of a little-endian kernel
+    u32 unused;
 };
 #else
 #error "no register layout for this processor"
