@@ -64,6 +64,7 @@ class Arbiter:
         self.started_s = time.monotonic()
         self.ending = False
         self._exit_status = 0
+        self._follows_core = False
         self._previous_round_s = time.monotonic()
         self._commands = Commands(self)
         self._lifeline, theirs = socket.socketpair()
@@ -71,11 +72,13 @@ class Arbiter:
         for problem in problems:
             log.warning("%s", problem)
 
-        enabled = [c for c in self._config.programs.values() if c.enabled]
-        self._board_fd = boards.create(len(enabled))
-        self._board = boards.Board(self._board_fd, len(enabled))
-        self._events: list[tuple[float, int]] = [(time.monotonic(), 0)] * len(enabled)
-        self._rates = [0.0] * len(enabled)
+        configured = list(self._config.programs.values())
+        enabled = [c for c in configured if c.enabled]
+        self._board_fd = boards.create(len(configured))
+        self._board = boards.Board(self._board_fd, len(configured))
+        self._events: list[tuple[float, int]] = [(time.monotonic(), 0)] * len(configured)
+        self._rates = [0.0] * len(configured)
+        self._every_s = min((c.update_every_s for c in enabled), default=self._config.update_every_s)
         self._slots = max((c.pid_table_size for c in enabled), default=self._config.pid_table_size)
         self._identities_fd = slot_groups.create(self._slots)
         house = House(
@@ -101,7 +104,7 @@ class Arbiter:
                 self._defines,
                 self._set_attached,
             )
-            for number, config in enumerate(enabled)
+            for number, config in enumerate(configured)
         ]
         self.aggregator = AggregatorUnit(house, self._assign, self._on_aggregator_done)
 
@@ -124,24 +127,28 @@ class Arbiter:
         return self._exit_status
 
     def _start_all(self) -> None:
-        names = ", ".join(unit.name for unit in self.units) or "none"
+        enabled = [unit for unit in self.units if unit.config.enabled]
+        names = ", ".join(unit.name for unit in enabled) or "none"
         log.info("version %s, kernel %s, programs: %s", supervisor.__version__, os.uname().release, names)
         # The core first: the hooks of a fork must be there before anything is counted by process.
         if self._by_process():
             self.core.start()
         else:
             self.aggregator.start()
-        for unit in self.units:
+        for unit in enabled:
             unit.start()
         self._check_hopeless()
 
     def _by_process(self) -> bool:
-        return any(unit.program.kind == "slot" for unit in self.units)
+        return any(unit.program.kind == "slot" for unit in self.units if unit.config.enabled)
 
     def _on_core(self) -> None:
         """The identities are there, or never will be."""
         if self.aggregator.state is State.STOPPED and not self.ending:
             self.aggregator.start()
+        elif self.core.loaded and not self._follows_core:
+            # Started for a program that is not counted by process: it is made anew, and then knows processes.
+            self.aggregator.signal(signal.SIGTERM)
         for unit in self.units:
             unit.core_is_ready()
 
@@ -207,6 +214,7 @@ class Arbiter:
 
     def _assign(self, ready: socket.socket) -> aggregator.Assignment:
         core = self.core.loaded.maps if self.core.loaded else {}
+        self._follows_core = bool(core)
         return aggregator.Assignment(
             tuple(
                 aggregator.Duty(
@@ -220,7 +228,7 @@ class Arbiter:
             self._identities_fd,
             self._options.stream_fd,
             Path(SAMPLES_SOCKET),
-            min((u.config.update_every_s for u in self.units), default=self._config.update_every_s),
+            self._every_s,
             self._config.modern_charts,
             self._config.agent_version,
             self._options.last_frame,
@@ -243,7 +251,8 @@ class Arbiter:
 
     def _check_hopeless(self) -> None:
         """Nothing can be collected and nothing ever was: the agent should not try again."""
-        lost = all(unit.state in (State.UNAVAILABLE, State.FATAL) for unit in self.units)
+        enabled = [unit for unit in self.units if unit.config.enabled]
+        lost = all(unit.state in (State.UNAVAILABLE, State.FATAL) for unit in enabled)
         if lost and not self.frames() and not self.ending:
             log.error("nothing can be collected on this kernel; `ebpf-supervisor check` says why")
             if not reader_gone(self._options.stream_fd):
@@ -293,6 +302,9 @@ class Arbiter:
         self._previous_round_s = now_s
         if reader_gone(self._options.stream_fd):
             self.end("nobody reads the stream any more")
+        if not self.ending:
+            for unit in self.units:
+                unit.look_at_parts()
         # After a pause of our own (a stop, a suspended machine) everybody looks hung.
         if not late and not self.ending:
             self._kill_hung(now_s)
@@ -310,8 +322,7 @@ class Arbiter:
                 limit_s = ticks * unit.config.update_every_s
                 if now_s - last_s > limit_s and unit.running_s > limit_s:
                     unit.kill(f"hung: no sample for {now_s - last_s:.1f} s")
-        every_s = min((u.config.update_every_s for u in self.units), default=self._config.update_every_s)
-        limit_s = ticks * every_s
+        limit_s = ticks * self._every_s
         last_s = int(self._board.progress[boards.CYCLE_NS]) / 1e9
         running = self.aggregator.state is State.RUNNING and self.aggregator.running_s > limit_s
         if running and now_s - last_s > limit_s:

@@ -19,6 +19,8 @@ from supervisor.config.options import PROGRAMS
 from supervisor.errors import ConfigurationError, NotPermitted
 from supervisor.usage import Parser
 
+# Netdata's words for programs, and our own.
+PROGRAM_WORDS: Final = {"net": "socket", "filedescriptor": "fd", **{name: name for name in PROGRAMS}}
 ATTACH: Final = ("auto", "fentry", "kprobe", "tracepoint")
 
 EXAMPLES: Final = """\
@@ -72,7 +74,35 @@ def _add_run(commands: "argparse._SubParsersAction[Parser]") -> None:
     run.add_argument("--ticks", type=_count, default=0, metavar="N", help="stop after N frames")
     _add_runtime_dir(run)
     run.add_argument("--user", metavar="NAME", help="account of workers and aggregator")
+    _add_netdatas_words(run)
     run.set_defaults(handler=_run)
+
+
+def _add_netdatas_words(run: Parser) -> None:
+    """The words that Netdata's own plugin takes as `command options`, with one dash or two."""
+    words = run.add_argument_group("options of Netdata's ebpf.plugin")
+    version = f"ebpf-supervisor {supervisor.__version__}"
+    words.add_argument("--version", "-version", action="version", version=version)
+
+    def add(name: str, target: str, value: object, text: str) -> None:
+        words.add_argument(f"--{name}", f"-{name}", dest=target, action="store_const", const=value, help=text)
+
+    add("return", "load_mode", "return", "the same as --load-mode return")
+    add("all", "groups", True, "charts of apps and cgroups, whatever the files say")
+    add("global", "groups", False, "no charts of apps and cgroups")
+    add("legacy", "type_format", "legacy", "no trampolines")
+    add("core", "type_format", "co-re", "the best hooks that the kernel offers")
+    for name, program in PROGRAM_WORDS.items():
+        words.add_argument(
+            f"--{name}",
+            f"-{name}",
+            dest="named",
+            action="append_const",
+            const=program,
+            default=[],
+            help=argparse.SUPPRESS,
+        )
+    words.description = f"--NAME runs just that program: {', '.join(PROGRAM_WORDS)}"
 
 
 def _add_check(commands: "argparse._SubParsersAction[Parser]") -> None:
@@ -138,8 +168,10 @@ def load_config(arguments: argparse.Namespace) -> Config:
     config, problems = configuration.load(
         search,
         update_every_s=arguments.update_every,
-        only=arguments.only,
+        only=arguments.only | frozenset(arguments.named),
         load_mode=arguments.load_mode,
+        groups=arguments.groups,
+        type_format=arguments.type_format,
         internal_charts=configuration.wants_internal_charts(os.environ),
         agent=configuration.agent_version(os.environ),
     )

@@ -55,7 +55,7 @@ class Commands:
     def _select(self, client: Client, names: tuple[str, ...], units: list[Unit]) -> list[Unit] | None:
         """The units of these names; answers the client and returns None when one is unknown."""
         if names == ("all",):
-            return units
+            return [unit for unit in units if not isinstance(unit, ProgramUnit) or unit.listed]
         known = {unit.name: unit for unit in units}
         unknown = [name for name in names if name not in known]
         if unknown or not names:

@@ -3,7 +3,9 @@
 import dataclasses
 import logging
 import os
+import signal
 import socket
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -16,9 +18,9 @@ from supervisor.kernel import handover, identities, loader, maps
 from supervisor.kernel.handover import Loaded
 from supervisor.kernel.maps import KernelMap
 from supervisor.kernel.plans import FAMILIES, Family, HookReport, Preference
-from supervisor.loop import Loop
+from supervisor.loop import Loop, Timer
 from supervisor.spawn import Account
-from supervisor.states import State
+from supervisor.states import HAS_PROCESS, State
 from supervisor.unit import Unit
 from workers import base
 from workers.declaration import Program
@@ -103,10 +105,14 @@ class LoadingUnit(Unit):
             self._take(loaded)
 
     def _take(self, loaded: Loaded) -> None:
-        self.hooks = loaded.hooks
         for hook in loaded.hooks:
             if not hook.attached:
                 log.debug("%s: hook %s: %s %s: %s", self.name, hook.hook, hook.plan, hook.target, hook.reason)
+        self.take(loaded)
+
+    def take(self, loaded: Loaded) -> None:
+        """What the loader has made is ours now."""
+        self.hooks = loaded.hooks
         if loaded.error or not any(hook.attached for hook in loaded.hooks):
             loaded.close()
             self.unavailable(loaded.error or lacking(loaded.hooks))
@@ -184,7 +190,11 @@ class CoreUnit(LoadingUnit):
 
 
 class ProgramUnit(LoadingUnit):
-    """A program. Its kernel objects stay while workers come and go."""
+    """A program. Its kernel objects stay while workers come and go.
+
+    A program with parts (types of file systems, say) has those attached that are wanted now. Each is loaded
+    by itself, onto the maps that the first one made: what is attached already goes on counting.
+    """
 
     def __init__(
         self,
@@ -203,21 +213,69 @@ class ProgramUnit(LoadingUnit):
         self.config = config
         self.storage = storage
         self.generation = 0
+        self._parts: dict[str, Loaded] = {}
+        self._wanted: frozenset[str] = frozenset()
+        self._keeping = False
+        self._ends_s = 0.0
+        self._end: Timer | None = None
         self._core = core
         self._defines = defines
         self._attached = attached
 
     def launch(self) -> None:
         """Loads what is not loaded, then the worker; a program of processes waits for the identities."""
-        if self.loaded:
+        self._wanted = self.wanted()
+        if self._missing():
+            self._load_part()
+        elif not self._wanted:
+            self.unavailable("there is nothing for it to watch now; it starts when there is")
+        elif not any(hook.attached for hook in self.hooks):
+            self.unavailable(lacking(self.hooks))
+        else:
             self._start_worker()
-        elif self.program.kind == "slot" and self._core.loaded is None:
+
+    def wanted(self) -> frozenset[str]:
+        """The parts to be attached; a program without parts is one."""
+        return self.program.parts() if self.program.parts else frozenset({""})
+
+    def _missing(self) -> list[str]:
+        return sorted(self._wanted - self._parts.keys())
+
+    def _load_part(self) -> None:
+        if self.program.kind == "slot" and self._core.loaded is None:
             if self._core.state is State.UNAVAILABLE:
                 self.unavailable(self._core.description)
             else:
                 self.description = "waiting for the identities of processes"
+                self._core.start()
         else:
             self.load()
+
+    @property
+    def listed(self) -> bool:
+        """Whether `status` and `all` mean it: the configuration does, or somebody has started it."""
+        return self.config.enabled or self.state is not State.STOPPED
+
+    @property
+    def left_s(self) -> float:
+        """For how long it will run yet; 0 for a program that the configuration runs."""
+        return max(0.0, self._ends_s - time.monotonic()) if self._end else 0.0
+
+    def start(self) -> None:
+        """A program that the configuration does not run is stopped again after its lifetime."""
+        if self.state in HAS_PROCESS:
+            return
+        if not self.config.enabled and self.config.lifetime_s:
+            self._ends_s = time.monotonic() + self.config.lifetime_s
+            self._end = self.house.loop.after(self.config.lifetime_s, self.stop)
+        super().start()
+
+    def stop(self, first: signal.Signals = signal.SIGTERM) -> None:
+        self._keeping = False
+        if self._end:
+            self._end.cancel()
+            self._end = None
+        super().stop(first)
 
     def core_is_ready(self) -> None:
         """Goes on with a start that waited."""
@@ -225,9 +283,10 @@ class ProgramUnit(LoadingUnit):
             self.launch()
 
     def request(self) -> loader.Request:
-        shared: dict[str, KernelMap] = {}
+        shared: dict[str, KernelMap] = dict(self.loaded.maps) if self.loaded else {}
         if self.program.kind == "slot" and self._core.loaded:
-            shared = {"slot_of_pid": self._core.loaded.maps["slot_of_pid"]}
+            shared["slot_of_pid"] = self._core.loaded.maps["slot_of_pid"]
+        part = self._missing()[0]
         queues = self.program.prepare
 
         def prepare(tables: loader.Tables) -> None:
@@ -237,7 +296,7 @@ class ProgramUnit(LoadingUnit):
 
         return loader.Request(
             self.program.source,
-            self.program.hooks,
+            tuple(hook for hook in self.program.hooks if hook.part == part),
             self.config.load_mode,
             preference(self.house.attach, self.config),
             {**self._defines, "SHARDS": shards(self.config)},
@@ -246,13 +305,50 @@ class ProgramUnit(LoadingUnit):
             prepare,
         )
 
-    def accepted(self) -> None:
-        self.generation += 1
-        self._attached(self.number, self.generation)
+    def take(self, loaded: Loaded) -> None:
+        """Notes a part, and goes on with the next one or with the worker."""
+        if loaded.error:
+            loaded.close()
+            self.unavailable(loaded.error)
+            return
+        self._parts[self._missing()[0]] = loaded
+        if self.loaded is None:
+            self.loaded = loaded
+            self.generation += 1
+            self._attached(self.number, self.generation)
+            self.kernel_bytes = sum(maps.kernel_bytes(held.fd) for held in loaded.maps.values())
+        self._note_hooks()
         try:
-            self._start_worker()
+            self.launch()
         except OSError as error:
             self.failed(f"the worker cannot be started: {error.strerror}")
+
+    def _note_hooks(self) -> None:
+        self.hooks = [hook for part in self._parts.values() for hook in part.hooks]
+
+    def look_at_parts(self) -> None:
+        """Called once a second: takes in what has come, lets go of what has gone."""
+        if self.program.parts is None or self.state not in (State.RUNNING, State.UNAVAILABLE):
+            return
+        wanted = self.program.parts()
+        if wanted == self._wanted:
+            return
+        for part in sorted(self._parts.keys() - wanted):
+            gone = self._parts.pop(part)
+            for link in gone.links:
+                os.close(link)
+            gone.links.clear()
+        self._note_hooks()
+        if self.state is State.UNAVAILABLE:
+            self.start()
+        else:
+            super().stop()
+            self._keeping = bool(wanted)
+
+    def unavailable(self, why: str) -> None:
+        self.unload()
+        self._attached(self.number, 0)
+        super().unavailable(why)
 
     def columns(self) -> frozenset[int]:
         """Those that this kernel gives in this mode."""
@@ -310,8 +406,20 @@ class ProgramUnit(LoadingUnit):
         return f"{text}; without {', '.join(sorted(missing))}" if missing else text
 
     def stopped(self) -> None:
-        self.unload()
-        self._attached(self.number, 0)
+        if self._keeping:
+            # What the program watches has changed: its worker is made anew, its kernel objects stay.
+            self._keeping = False
+            self.house.loop.after(0, self.start)
+        else:
+            self.unload()
+            self._attached(self.number, 0)
+
+    def unload(self) -> None:
+        for part in self._parts.values():
+            if part is not self.loaded:
+                part.close()
+        self._parts.clear()
+        super().unload()
 
 
 class AggregatorUnit(Unit):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import stat
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, cast
 
@@ -70,6 +70,8 @@ class _Demands:
     update_every_s: int | None
     only: frozenset[str]
     load_mode: str | None
+    groups: bool | None = None
+    type_format: TypeFormat | None = None
 
 
 def search_path(config_dir: Path | None, environ: Mapping[str, str]) -> list[Path]:
@@ -102,16 +104,19 @@ def load(
     update_every_s: int | None = None,
     only: frozenset[str] = frozenset(),
     load_mode: str | None = None,
+    groups: bool | None = None,
+    type_format: TypeFormat | None = None,
     internal_charts: bool = True,
     agent: tuple[int, int] = CLASSIC_AGENT,
 ) -> tuple[Config, list[Problem]]:
     """The configuration found along `search`, and every problem of every file that it needs.
 
     `update_every_s` is a least value: a file may ask for more seconds, not for fewer. `only`, when not empty,
-    enables just these programs. Raises ValueError for a name in `only` that is not in `PROGRAMS` and for an
-    unknown `load_mode`, which are the caller's to check; nothing that a file can hold raises.
+    enables just these programs. `groups` switches the charts of apps and cgroups on or off. Raises ValueError
+    for a name in `only` that is not in `PROGRAMS` and for an unknown `load_mode`, which are the caller's to
+    check; nothing that a file can hold raises.
     """
-    demands = _checked(_Demands(update_every_s, only, load_mode))
+    demands = _checked(_Demands(update_every_s, only, load_mode, groups, type_format))
     main = _main_file(search)
     modules = {name: _module_file(search, MODULES[name], main.settings) for name in PROGRAMS}
     apps_groups, apps_groups_problems = _apps_groups(search)
@@ -174,7 +179,7 @@ def _checked(demands: _Demands) -> _Demands:
     parsed = LOAD_MODE.parse(demands.load_mode)
     if parsed is None:
         raise ValueError(f"load mode: expected {LOAD_MODE.expected}; found {demands.load_mode!r}")
-    return _Demands(demands.update_every_s, demands.only, str(parsed.value))
+    return replace(demands, load_mode=str(parsed.value))
 
 
 def _main_file(search: Sequence[Path]) -> _File:
@@ -263,11 +268,11 @@ def _program(name: str, main: Settings, module: Settings, demands: _Demands) -> 
         enabled=name in demands.only if demands.only else main.get(SWITCHES, name, bool),
         load_mode=cast(LoadMode, demands.load_mode or module.get(GLOBAL, "ebpf load mode", str)),
         update_every_s=_update_every_s(module, demands),
-        apps=module.get(GLOBAL, "apps", bool),
-        cgroups=module.get(GLOBAL, "cgroups", bool),
+        apps=module.get(GLOBAL, "apps", bool) if demands.groups is None else demands.groups,
+        cgroups=module.get(GLOBAL, "cgroups", bool) if demands.groups is None else demands.groups,
         pid_table_size=module.get(GLOBAL, "pid table size", int),
         maps_per_core=module.get(GLOBAL, "maps per core", bool),
-        type_format=cast(TypeFormat, module.get(GLOBAL, "ebpf type format", str)),
+        type_format=demands.type_format or cast(TypeFormat, module.get(GLOBAL, "ebpf type format", str)),
         co_re_tracing=cast(Tracing, module.get(GLOBAL, "ebpf co-re tracing", str)),
         collect_pid=cast(CollectPid, module.get(GLOBAL, "collect pid", str)),
         lifetime_s=module.get(GLOBAL, "lifetime", int),
