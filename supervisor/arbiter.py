@@ -14,7 +14,7 @@ from typing import Final
 
 import supervisor
 from supervisor import control, kprobe_events, status
-from supervisor.aggregator import account, apps_groups
+from supervisor.aggregator import account, apps_groups, internal
 from supervisor.aggregator import board as boards
 from supervisor.aggregator import identities as slot_groups
 from supervisor.aggregator import main as aggregator
@@ -65,6 +65,7 @@ class Arbiter:
         self.ending = False
         self._exit_status = 0
         self._follows_core = False
+        self._facts_due_s = 0.0
         self._previous_round_s = time.monotonic()
         self._commands = Commands(self)
         self._lifeline, theirs = socket.socketpair()
@@ -231,6 +232,7 @@ class Arbiter:
             self._every_s,
             self._config.modern_charts,
             self._config.agent_version,
+            self._config.internal_charts,
             self._options.last_frame,
             ready,
             self.core.house.lifeline,
@@ -305,6 +307,9 @@ class Arbiter:
         if not self.ending:
             for unit in self.units:
                 unit.look_at_parts()
+        if self._config.internal_charts and now_s >= self._facts_due_s:
+            self._facts_due_s = now_s + internal.EVERY_S / 2
+            self._post_facts()
         # After a pause of our own (a stop, a suspended machine) everybody looks hung.
         if not late and not self.ending:
             self._kill_hung(now_s)
@@ -313,6 +318,26 @@ class Arbiter:
             if counted != before or now_s - at_s > self._config.update_every_s + _ROUND_S:
                 self._rates[number] = max(0, counted - before) / (now_s - at_s)
                 self._events[number] = (now_s, counted)
+
+    def _post_facts(self) -> None:
+        """What the charts about ourselves show, and the aggregator cannot know."""
+        board = self._board
+        for unit in self.units:
+            loaded = list(unit.loaded.maps.values()) if unit.loaded else []
+            board.running[unit.number] = unit.state is State.RUNNING
+            board.left_s[unit.number] = round(unit.left_s)
+            board.method[unit.number] = unit.method
+            board.kernel_bytes[unit.number] = unit.kernel_bytes
+            board.maps[unit.number] = len(loaded)
+            board.entries[unit.number] = sum(held.info.entries for held in loaded)
+            board.per_core[unit.number] = unit.config.maps_per_core
+        board.kernel_bytes[-1] = self.core.kernel_bytes
+        board.maps[-1] = len(self.core.loaded.maps) if self.core.loaded else 0
+        children = [unit.child for unit in (*self.units, self.aggregator, self.core) if unit.child]
+        ended = os.times()
+        cpu_s = ended.user + ended.system + ended.children_user + ended.children_system
+        cpu_s += sum(status.usage(child.pid).cpu_s for child in children)
+        board.progress[boards.CPU_MS] = max(int(board.progress[boards.CPU_MS]), round(1000 * cpu_s))
 
     def _kill_hung(self, now_s: float) -> None:
         ticks = self._config.supervision.hung_after_ticks

@@ -261,6 +261,12 @@ class ProgramUnit(LoadingUnit):
         """For how long it will run yet; 0 for a program that the configuration runs."""
         return max(0.0, self._ends_s - time.monotonic()) if self._end else 0.0
 
+    @property
+    def method(self) -> int:
+        """How it is loaded, as board.METHODS numbers it; 0 = it is not."""
+        plans = {hook.plan for hook in self.hooks if hook.attached} if self.loaded else set()
+        return 0 if not plans else 2 if plans & {"fentry", "fexit"} else 1
+
     def start(self) -> None:
         """A program that the configuration does not run is stopped again after its lifetime."""
         if self.state in HAS_PROCESS:

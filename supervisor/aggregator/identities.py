@@ -35,11 +35,15 @@ class Identities:
     """Follows the identity table.
 
     group_of_slot: int32 [slots], index of the group that the slot's events belong to; slot 0 has none.
+    slots: how many there are. births, ends: processes taken in and forgotten;
+    those that a former aggregator has taken in are not counted again.
     processes: int [groups], how many each group has now, those included that have just ended.
     """
 
     def __init__(self, task: KernelMap, groups: AppsGroups, memory_fd: int) -> None:
         slots = task.info.entries
+        self.slots = slots
+        self.births = self.ends = 0
         self._map = task
         self._tree = ProcessTree(groups, read_command_line)
         self._start_ns = np.zeros(slots, np.uint64)
@@ -83,11 +87,13 @@ class Identities:
         self._start_ns[slot] = row["start_ns"]
         self._renames[slot] = row["renames"]
         self._owned[slot] = True
+        self.births += not known
 
     def _forget(self, gone: npt.NDArray[np.bool_]) -> None:
         for slot in np.flatnonzero(gone & self._owned).tolist():
             self._tree.ended(slot)
             self._owned[slot] = False
+            self.ends += 1
 
 
 def _comm(row: Any) -> str:

@@ -16,11 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from supervisor.aggregator import board as boards
+from supervisor.aggregator import internal
 from supervisor.aggregator.account import HOST, Account, IndexArray, Storage
 from supervisor.aggregator.apps_groups import AppsGroups
 from supervisor.aggregator.charts import ChartWriter, Groups, shown
 from supervisor.aggregator.groups import AppCharts
 from supervisor.aggregator.identities import NO_GROUP, Identities
+from supervisor.aggregator.internal import InternalCharts
 from supervisor.aggregator.output import Output, ReaderGone
 from supervisor.aggregator.stream import Frame
 from supervisor.kernel.identities import SETTLED_NS
@@ -57,8 +59,8 @@ class Duty:
 @dataclass(frozen=True)
 class Assignment:
     """What the aggregator is given. identity_maps: `task` and `words`, empty when nothing is counted by
-    process. modern: the naming of charts. agent: the agent's version. last_frame: number of the frame to stop
-    after, 0 = go on."""
+    process. modern: the naming of charts. agent: the agent's version. internal_charts: whether charts about
+    us are wanted. last_frame: number of the frame to stop after, 0 = go on."""
 
     duties: tuple[Duty, ...]
     groups: AppsGroups
@@ -70,6 +72,7 @@ class Assignment:
     update_every_s: int
     modern: bool
     agent: tuple[int, int]
+    internal_charts: bool
     last_frame: int
     ready: socket.socket
     lifeline: socket.socket
@@ -121,6 +124,9 @@ class _Aggregator:
         self._by_name = {account.program.name: account for account in self._accounts}
         self._writers = [self._writer(*pair) for pair in zip(self._accounts, given.duties, strict=True)]
         self._apps = AppCharts(given.groups.names, HOST + 1)
+        self._internal = InternalCharts([duty.program.name for duty in given.duties], self._board)
+        self._internal_due_s = 0.0
+        self._before = self._board.progress[[boards.BIRTHS, boards.ENDS]].tolist()  # a former aggregator's
         self._identities: Identities | None = None
         self._settled: npt.NDArray[np.uint64] = np.zeros(2, np.uint64)
         if given.identity_maps:
@@ -165,6 +171,8 @@ class _Aggregator:
             groupings = [self._identities.group_of_slot + np.int32(HOST + 1)]
             groupings[0][self._identities.group_of_slot == NO_GROUP] = NO_GROUP
             self._apps.update(self._identities.processes)
+            self._board.progress[boards.BIRTHS] = self._before[0] + self._identities.births
+            self._board.progress[boards.ENDS] = self._before[1] + self._identities.ends
         for account in self._accounts:
             account.take(groupings)
 
@@ -241,8 +249,14 @@ class _Aggregator:
             elif account.fresh:
                 writer.write(frame, groups)
                 fresh.append((account, writer))
+        about_us = self._given.internal_charts and bool(fresh) and time.monotonic() >= self._internal_due_s
+        if about_us:
+            self._internal.write(frame, self._facts())
         if not frame.blocks or not self._output.write(frame.blocks):
             return False
+        if about_us:
+            self._internal.sent()
+            self._internal_due_s = time.monotonic() + internal.EVERY_S - _LATE_MOST_S
         for account, writer in fresh:
             writer.sent()
             account.fresh = False
@@ -250,6 +264,19 @@ class _Aggregator:
         return (
             bool(self._given.last_frame)
             and int(self._board.progress[boards.FRAMES]) >= self._given.last_frame
+        )
+
+    def _facts(self) -> internal.Facts:
+        if self._identities is None:
+            return internal.Facts()
+        by_slot = [account for account in self._accounts if account.program.kind == "slot"]
+        return internal.Facts(
+            slots=self._identities.slots,
+            used_slots=int(self._identities.processes.sum()),
+            births=int(self._board.progress[boards.BIRTHS]),
+            ends=int(self._board.progress[boards.ENDS]),
+            events=sum(self._events(account) for account in by_slot),
+            unattributed=sum(int(account.ledger.baseline(0).sum(dtype=np.uint64)) for account in by_slot),
         )
 
     def _events(self, account: Account) -> int:

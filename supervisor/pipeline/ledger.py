@@ -102,6 +102,11 @@ class Ledger:
         """u64 [entities, columns + derived]"""
         return self._at["totals"]
 
+    def baseline(self, row: int) -> U64Array:
+        """What was last taken of a row: u64 [columns]."""
+        taken: U64Array = self._at["baseline"][row]
+        return taken
+
     @property
     def announced(self) -> npt.NDArray[np.uint8]:
         """Which entities have stood in a frame; the caller writes it. Entity 0 is the host,
