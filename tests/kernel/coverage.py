@@ -1,9 +1,12 @@
-"""Notes what a known-answer test has shown: which columns of a program were counted right on this kernel, by
-which plan, in which mode. docs/coverage.md is made from these notes."""
+"""Notes what known-answer tests have shown: which columns of a program were counted right on this kernel, by
+which plan, in which mode; and which hooks it does not have. docs/coverage.md is made of these notes
+(tests/coverage_matrix.py)."""
 
 import json
 import os
 import platform
+import re
+from collections.abc import Sequence
 from typing import Final
 
 from tests.harness import Run
@@ -23,6 +26,30 @@ def covered(run: Run, program: str, *columns: str, how: str = "exact") -> None:
     known = {*declared.totals, *declared.ratios, *(("living", "zombie") if declared.gauges else ())}
     assert known.issuperset(columns), f"{program} has no {set(columns) - known}"
     note(run, {"program": program, "columns": columns, "how": how})
+
+
+def surveyed(run: Run) -> None:
+    """Notes what became of every hook of every program of this run."""
+    for program in run.status()["programs"]:
+        attached = {hook["hook"]: hook["plan"] for hook in program["hooks"] if hook["attached"]}
+        reasons: dict[str, list[str]] = {}
+        for hook in program["hooks"]:
+            if hook["hook"] not in attached:
+                place = f"{hook['plan']} {hook['target']}".strip()
+                reasons.setdefault(hook["hook"], []).append(f"{place}: {hook['reason']}")
+        why = program["description"] if program["state"] == "UNAVAILABLE" else ""
+        note(
+            run,
+            {"program": program["name"], "attached": attached, "reasons": reasons, "unavailable": why},
+        )
+
+
+def nothing_to_be_had(run: Run, programs: Sequence[str]) -> None:
+    """Notes the reason that each program has told before the whole run ended for want of anything to do."""
+    told = dict(re.findall(r"(\w+): UNAVAILABLE: (.*)", run.stderr()))
+    for name in programs:
+        assert told.get(name), f"{name} has not said why"
+        note(run, {"program": name, "attached": {}, "reasons": {}, "unavailable": told[name]})
 
 
 def note(run: Run, what: dict[str, object]) -> None:
