@@ -50,12 +50,14 @@ Key = tuple[str, str, str, str]  # program, kernel, plan, mode
 
 def read(folder: Path) -> dict[Key, Cell]:
     cells: dict[Key, Cell] = {}
+    programs = all_programs()
     for path in sorted(folder.glob("*.jsonl")):
         for line in path.read_text(encoding="utf-8").splitlines():
             note = json.loads(line)
             plan, mode = option(note["options"], "--attach"), option(note["options"], "--load-mode")
-            cell = cells.setdefault((note["program"], note["kernel"], plan, mode or "entry"), Cell())
-            take(cell, note)
+            both = same_in_both_modes(programs[note["program"]])
+            for each in MODES if both else (mode or "entry",):
+                take(cells.setdefault((note["program"], note["kernel"], plan, each), Cell()), note)
     return cells
 
 
@@ -120,8 +122,19 @@ def rows_of(program: Program) -> Iterator[tuple[str, tuple[str, ...]]]:
         if family not in seen:
             seen.add(family)
             yield family, tuple(c.name for c in program.columns if histogram_of(c) == family)
-    for name in (*program.derived_names, *program.ratios):
+    for name in (*program.derived_names, *program.ratios, *gauges_of(program)):
         yield name, (name,)
+
+
+def gauges_of(program: Program) -> list[str]:
+    """What charts show that is neither running nor a ratio."""
+    momentary = (d.sources[0] for chart in program.charts for d in chart.dimensions if not program.running(d))
+    return list(dict.fromkeys(name for name in momentary if name not in program.ratios))
+
+
+def same_in_both_modes(program: Program) -> bool:
+    """Whether the load mode changes nothing of the program: one run stands for both."""
+    return all(hook.entry == hook.returning for hook in program.hooks)
 
 
 def histogram_of(column: Column) -> str:

@@ -5,6 +5,7 @@ import pytest
 from tests.harness import Run
 from tests.kernel.conftest import CHURN, KAT
 from tests.kernel.counting import Growth, grows
+from tests.kernel.coverage import covered
 from tests.workload import Workload
 
 pytestmark = pytest.mark.kernel
@@ -20,6 +21,7 @@ def test_opens_and_closes_are_counted_exactly_at_the_process_that_made_them(coun
     with Workload(KAT) as work, grows(counting, expected) as growth:
         work.do("open", 10007)
         assert growth.settle(expected) == expected
+    covered(counting, "fd", "open", "close")
 
 
 def test_host_chart_grows_by_exactly_what_all_groups_grow_by(counting: Run) -> None:
@@ -43,27 +45,47 @@ def has(run: Run, chart: str) -> bool:
     return chart in run.charts()
 
 
-def test_process_is_counted_as_a_process_and_a_thread_as_a_thread(counting: Run) -> None:
+def tells_processes_from_threads(run: Run) -> None:
     expected = {
         ("apps.process_create", "churn"): 101,
         ("apps.thread_create", "churn"): 53,
         ("apps.task_exit", "churn"): 154,
     }
-    if has(counting, "apps.task_close"):  # only a tracepoint tells who was released
+    if has(run, "apps.task_close"):  # only a tracepoint tells who was released
         expected[("apps.task_close", "churn")] = 154
-    with Workload(f"{CHURN}y") as work, grows(counting, expected) as growth:
+    with Workload(f"{CHURN}y") as work, grows(run, expected) as growth:
         work.do("churn", 101, 0)
         work.do("threads", 53)
         assert growth.settle(expected) == expected
+    covered(run, "process", "process", "thread", "exit")
+    if has(run, "apps.task_close"):
+        covered(run, "process", "release")
 
 
-def test_living_processes_and_zombies_are_told_apart(counting: Run) -> None:
+def tells_the_living_from_zombies(run: Run) -> None:
     living, zombies = ("system.process_status", "process"), ("system.process_status", "zombie")
-    with Growth(counting, living, zombies) as growth, Workload(KAT) as work:
+    with Growth(run, living, zombies) as growth, Workload(KAT) as work:
         work.do("sleepers", 101)
         work.do("zombies", 53)
         growth.settle({zombies: 53, living: 102})
         assert growth.by(*zombies) == 53
+    covered(run, "process", "living", "zombie")
+
+
+def test_process_is_counted_as_a_process_and_a_thread_as_a_thread(counting: Run) -> None:
+    tells_processes_from_threads(counting)
+
+
+def test_processes_and_threads_are_told_apart_in_return_mode_too(returning: Run) -> None:
+    tells_processes_from_threads(returning)
+
+
+def test_living_processes_and_zombies_are_told_apart(counting: Run) -> None:
+    tells_the_living_from_zombies(counting)
+
+
+def test_the_living_and_zombies_are_told_apart_in_return_mode_too(returning: Run) -> None:
+    tells_the_living_from_zombies(returning)
 
 
 def test_opens_that_fail_are_counted_in_return_mode(returning: Run) -> None:
@@ -71,6 +93,7 @@ def test_opens_that_fail_are_counted_in_return_mode(returning: Run) -> None:
     with Workload(KAT) as work, grows(returning, expected) as growth:
         work.do("fail", 1009)
         assert growth.settle(expected) == expected
+    covered(returning, "fd", "open_error")
 
 
 def test_closes_that_fail_are_counted_in_return_mode(returning: Run) -> None:
@@ -78,6 +101,7 @@ def test_closes_that_fail_are_counted_in_return_mode(returning: Run) -> None:
     with Workload(KAT) as work, grows(returning, expected) as growth:
         work.do("fail_close", 503)
         assert growth.settle(expected) == expected
+    covered(returning, "fd", "close_error")
 
 
 def test_calls_that_succeed_are_no_errors_in_return_mode(returning: Run) -> None:
@@ -87,6 +111,7 @@ def test_calls_that_succeed_are_no_errors_in_return_mode(returning: Run) -> None
         work.do("open", 10007)
         assert growth.settle(expected) == expected
         assert [growth.by(*pair) for pair in errors] == [0, 0]
+    covered(returning, "fd", "open", "close")
 
 
 def test_fork_calls_that_fail_are_counted_process_and_thread_apart(returning: Run) -> None:
@@ -99,6 +124,7 @@ def test_fork_calls_that_fail_are_counted_process_and_thread_apart(returning: Ru
         work.do("fail_fork", 101)
         work.do("fail_thread", 103)
         assert growth.settle(expected) == expected
+    covered(returning, "process", "process_error", "thread_error")
 
 
 def test_entry_mode_has_no_error_charts(counting: Run) -> None:
