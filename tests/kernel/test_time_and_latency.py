@@ -91,8 +91,8 @@ def test_equal_requests_under_way_at_once_are_all_counted(run: Run, disk: Path) 
 
 CHART = "system.softirq_latency"
 JUDGE = (
-    "/proc/softirqs is the judge: no time where it counts no interrupt, some for the 1,000 and more receptions "
-    "that the test makes, and all together no more than the processors' time"
+    "/proc/softirqs is the judge: no time where it counts no interrupt, some for the 1,000 and more packets "
+    "that the test receives, and all together no more than the processors' time"
 )
 VECTORS = ["HI", "TIMER", "NET_TX", "NET_RX", "BLOCK", "IRQ_POLL", "TASKLET", "SCHED", "HRTIMER", "RCU"]
 
