@@ -37,7 +37,7 @@ def test_every_program_runs_or_says_why_it_cannot(plan: str, mode: str) -> None:
         wait_for("the control socket or the end", lambda: listens(run) or ended(run), 20)
         wait_for("all programs settled", lambda: ended(run) or settled(run), 60)
         if ended(run):
-            # Not one program can be had this way: it has said so of each, and has asked not to be tried again.
+            # Not one program can be had this way: it has said so of each, and asked not to be tried again.
             assert run.end() == 1
             assert run.stream.disabled
             nothing_to_be_had(run, list(PROGRAMS))
