@@ -32,7 +32,7 @@ struct disk {
 BPF_TABLE("lru_hash", struct request, struct traffic, traffic_at, PLACES);
 BPF_HASH(row_of_dev, u64, u32, DISKS);
 BPF_QUEUE(free_rows, u32, DISKS);
-BPF_F_TABLE("array", u32, struct disk, disks, DISKS, BPF_F_MMAPABLE);
+BPF_F_TABLE("array", u32, struct disk, disks, DISKS, MAP_FLAGS);
 
 // A device's row, taken at its first request. Row 0 is for devices beyond DISKS.
 static __always_inline struct disk *disk_of(u64 dev)

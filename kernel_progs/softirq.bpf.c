@@ -7,7 +7,7 @@
 #define STRIDE 16
 
 BPF_ARRAY(started_ns, u64, CPUS * STRIDE);
-BPF_F_TABLE("array", u32, u64, spent_ns, CPUS * STRIDE, BPF_F_MMAPABLE);
+BPF_F_TABLE("array", u32, u64, spent_ns, CPUS * STRIDE, MAP_FLAGS);
 
 static __always_inline int on_entry(u32 vector)
 {

@@ -3,7 +3,11 @@
 // A slot is given to a new owner only after every program's counts of the old one were read and
 // committed: user space publishes in words[SETTLED_NS] the moment up to which that is so, and a slot
 // whose owner was freed later than that stays at rest. While nobody publishes, nothing is given again.
-#include "slots.h"
+//
+// Processes that were there before the hooks are planted by the loader (supervisor/kernel/identities.py): it
+// writes an order into `order` and takes its own name once more, which comes to the hook of renames. So the
+// identities have one writer, the kernel, and what the order finds there is looked at where it changes.
+#include "task.h"
 #include "task_struct.h"
 
 #define CLONE_PARENT 0x00008000
@@ -16,11 +20,38 @@
 // How many unusable entries of the queue one birth may pass over.
 #define TRIES 4
 
-enum word { SETTLED_NS, BIRTHS_WITHOUT_SLOT, WORDS };
+// Written by user space only. LOADER: the loader's thread id while its orders are to be followed, else 0.
+enum word { SETTLED_NS, LOADER, WORDS };
+BPF_F_TABLE("array", u32, u64, words, WORDS, MAP_FLAGS);
 
-BPF_TABLE_PINNED("array", u32, struct task, task, SLOTS, PINS "/task", BPF_F_MMAPABLE);
-BPF_F_TABLE("array", u32, u64, words, WORDS, BPF_F_MMAPABLE);
+// Written by the kernel only.
+enum tally { BIRTHS_WITHOUT_SLOT, TALLIES };
+BPF_F_TABLE("array", u32, u64, tallies, TALLIES, MAP_FLAGS);
+
 BPF_QUEUE(free_slots, u32, SLOTS);
+
+// PLANT: the process `pid` gets the slot, unless the hook of forks has given it one. MAP: the thread `pid` of
+// the process `ppid` is counted in that one's slot. EXITED, GONE: what was missed between /proc and PLANT.
+enum order_kind { PLANT, MAP, EXITED, GONE };
+
+struct order {
+    u64 number;      // the answer bears it
+    u32 kind;
+    u32 slot;
+    u32 pid;
+    u32 ppid;
+    u64 start_ns;
+    u64 exited;
+    char comm[COMM_BYTES];
+};
+
+struct answer {
+    u64 number;
+    u64 slot;        // that `pid` has now
+};
+
+BPF_ARRAY(order, struct order, 1);
+BPF_ARRAY(answer, struct answer, 1);
 
 static __always_inline void set_slot(u32 pid, u32 slot)
 {
@@ -30,22 +61,21 @@ static __always_inline void set_slot(u32 pid, u32 slot)
         page->slot[pid % PIDS_PER_PAGE] = slot;
 }
 
-static __always_inline u64 settled_ns(void)
+static __always_inline u64 word(u32 index)
 {
-    u32 word = SETTLED_NS;
-    u64 *value = words.lookup(&word);
+    u64 *value = words.lookup(&index);
     return value ? *value : 0;
 }
 
 static __always_inline u32 take_slot(void)
 {
-    u64 settled = settled_ns();
+    u64 settled = word(SETTLED_NS);
     u32 slot;
 #pragma unroll
     for (int tries = 0; tries < TRIES; tries++) {
         if (free_slots.pop(&slot))
             return 0;
-        struct task *old = task.lookup(&slot);
+        struct task *old = task_of(slot);
         // Two CPUs can free one slot at once, so that it stands in the queue twice: an entry
         // whose slot has an owner is void.
         if (!old || old->state == TASK_LIVE)
@@ -75,23 +105,23 @@ static __always_inline int on_newtask(u32 pid, u64 clone_flags)
     }
     // The PID was given again before the kernel's delayed free of its last owner came in.
     u32 stale = slot_of(pid);
-    struct task *former = task.lookup(&stale);
+    struct task *former = task_of(stale);
     if (stale && former && former->state == TASK_LIVE && former->tgid == pid)
         give_back(stale, former);
 
     u32 slot = take_slot();
     set_slot(pid, slot);
-    struct task *self = task.lookup(&slot);
+    struct task *self = task_of(slot);
     if (!self)
         return 0;
     if (!slot) {
-        u32 word = BIRTHS_WITHOUT_SLOT;
-        u64 *births = words.lookup(&word);
+        u32 tally = BIRTHS_WITHOUT_SLOT;
+        u64 *births = tallies.lookup(&tally);
         if (births)
             __sync_fetch_and_add(births, 1);
         return 0;
     }
-    struct task *mother = task.lookup(&parent_slot);
+    struct task *mother = task_of(parent_slot);
     self->tgid = pid;
     self->ppid = (clone_flags & CLONE_PARENT) && mother && parent_slot ? mother->ppid : parent;
     self->start_ns = bpf_ktime_get_ns();
@@ -107,16 +137,60 @@ static __always_inline int on_newtask(u32 pid, u64 clone_flags)
 static __always_inline int on_exec(void)
 {
     u32 slot = slot_of(current_tgid());
-    struct task *self = task.lookup(&slot);
+    struct task *self = task_of(slot);
     if (slot && self)
         self->exit_ns = 0;
     return 0;
 }
 
+static __always_inline void plant(struct order *given)
+{
+    struct task *self = task_of(given->slot);
+    if (!self)
+        return;
+    self->tgid = given->pid;
+    self->ppid = given->ppid;
+    self->start_ns = given->start_ns;
+    self->exit_ns = given->exited ? bpf_ktime_get_ns() : 0;
+    __builtin_memcpy(self->comm, given->comm, COMM_BYTES);
+    self->state = TASK_LIVE;
+    set_slot(given->pid, given->slot);
+}
+
+static __always_inline int on_order(void)
+{
+    u32 only = 0;
+    struct order *given = order.lookup(&only);
+    struct answer *answered = answer.lookup(&only);
+    if (!given || !answered)
+        return 0;
+    u32 slot = given->slot, has = slot_of(given->pid);
+    struct task *owner = task_of(slot);
+    if (!owner)
+        return 0;
+    if (given->kind == PLANT && !has)
+        plant(given);
+    if (given->kind == MAP && !has && owner->state == TASK_LIVE && owner->tgid == given->ppid)
+        set_slot(given->pid, slot);
+    // The rest is about the process that has been planted, as long as that is whom the slot belongs to.
+    if (has == slot && owner->tgid == given->pid && owner->state == TASK_LIVE) {
+        if (given->kind == EXITED && !owner->exit_ns)
+            owner->exit_ns = bpf_ktime_get_ns();
+        if (given->kind == GONE)
+            give_back(slot, owner);
+    }
+    answered->slot = slot_of(given->pid);
+    answered->number = given->number;
+    return 0;
+}
+
 static __always_inline int on_rename(u32 pid, const char *comm)
 {
+    u64 loader = word(LOADER);
+    if (loader && (u32)bpf_get_current_pid_tgid() == loader)
+        return on_order();
     u32 slot = slot_of(pid);
-    struct task *self = task.lookup(&slot);
+    struct task *self = task_of(slot);
     if (!slot || !self || self->tgid != pid)
         return 0;
     bpf_probe_read_kernel(self->comm, COMM_BYTES, comm);
@@ -128,7 +202,7 @@ static __always_inline int on_exit(void)
 {
     u64 id = bpf_get_current_pid_tgid();
     u32 slot = slot_of(id >> 32);
-    struct task *self = task.lookup(&slot);
+    struct task *self = task_of(slot);
     if (slot && self && (u32)id == self->tgid)
         self->exit_ns = bpf_ktime_get_ns();
     return 0;
@@ -138,7 +212,7 @@ static __always_inline int on_exit(void)
 static __always_inline int on_free(u32 pid)
 {
     u32 slot = slot_of(pid);
-    struct task *self = task.lookup(&slot);
+    struct task *self = task_of(slot);
     if (slot && self && self->tgid == pid && self->state == TASK_LIVE && self->exit_ns)
         give_back(slot, self);
     return 0;

@@ -22,7 +22,7 @@ from supervisor.aggregator.output import reader_gone, widen
 from supervisor.aggregator.stream import DISABLE
 from supervisor.commands import Commands
 from supervisor.config.model import Config
-from supervisor.kernel import identities, loader
+from supervisor.kernel import identities, loader, reading
 from supervisor.kernel.plans import Preference
 from supervisor.loop import Loop
 from supervisor.pipeline import ledger, table
@@ -80,20 +80,27 @@ class Arbiter:
         self._events: list[tuple[float, int]] = [(time.monotonic(), 0)] * len(configured)
         self._rates = [0.0] * len(configured)
         self._every_s = min((c.update_every_s for c in enabled), default=self._config.update_every_s)
-        self._slots = max((c.pid_table_size for c in enabled), default=self._config.pid_table_size)
+        self._slots = identities.whole_pages(
+            max((c.pid_table_size for c in enabled), default=self._config.pid_table_size)
+        )
+        found, complaint = reading.find(self._config.map_reading, options.account)
+        if complaint:
+            log.warning("[supervisor] %s", complaint)
         self._identities_fd = slot_groups.create(self._slots)
         house = House(
             self.loop,
             self._config.supervision,
-            options.account,
+            dataclasses.replace(options.account, capability=found.capability),
             runtime_dir.samples.parent,
             theirs,
             options.attach,
             kprobe_events.tag(runtime_dir.path),
             self._on_change,
         )
-        self._defines = identities.defines(self._slots, str(loader.PINS), loader.possible_cpus())
-        self.core = CoreUnit(house, self._core_request, self._on_core)
+        self._defines = identities.defines(
+            self._slots, str(loader.PINS), loader.possible_cpus(), found.map_flags
+        )
+        self.core = CoreUnit(house, self._core_request, self._on_core, found.description)
         self.units = [
             ProgramUnit(
                 number,
@@ -329,7 +336,7 @@ class Arbiter:
             board.method[unit.number] = unit.method
             board.kernel_bytes[unit.number] = unit.kernel_bytes
             board.maps[unit.number] = len(loaded)
-            board.entries[unit.number] = sum(held.info.entries for held in loaded)
+            board.entries[unit.number] = sum(held.info.rows for held in loaded)
             board.per_core[unit.number] = unit.config.maps_per_core
         board.kernel_bytes[-1] = self.core.kernel_bytes
         board.maps[-1] = len(self.core.loaded.maps) if self.core.loaded else 0

@@ -20,14 +20,24 @@ MS_NOEXEC: Final = 8
 MS_PRIVATE: Final = 1 << 18
 
 PR_SET_PDEATHSIG: Final = 1
+PR_SET_KEEPCAPS: Final = 8
+PR_SET_NAME: Final = 15
+PR_GET_NAME: Final = 16
 PR_CAPBSET_READ: Final = 23
 PR_CAPBSET_DROP: Final = 24
 PR_SET_NO_NEW_PRIVS: Final = 38
 
 _SYS_BPF: Final = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351}
+_BPF_MAP_CREATE: Final = 0
+_BPF_MAP_LOOKUP_ELEM: Final = 1
+_BPF_MAP_UPDATE_ELEM: Final = 2
 _BPF_OBJ_PIN: Final = 6
+_BPF_MAP_TYPE_ARRAY: Final = 2
+BPF_F_MMAPABLE: Final = 1 << 10
 
 _CAP_VERSION_3: Final = 0x20080522
+CAP_SYS_ADMIN: Final = 21
+CAP_BPF: Final = 39  # kernel 5.8
 
 
 def _check(result: int, what: str) -> int:
@@ -73,10 +83,28 @@ def map_shared(fd: int, size_bytes: int, *, writable: bool) -> memoryview:
     return memoryview(memory).cast("B")
 
 
-def drop_all_capabilities() -> None:
-    """Empties the permitted, effective and inheritable sets (capset(2)); the ambient set goes with them."""
+def keep_capability(capability: int | None) -> None:
+    """Leaves the permitted and effective sets with this one, or with none, and empties the inheritable set
+    (capset(2)); the ambient set goes with them."""
     header = (ctypes.c_uint32 * 2)(_CAP_VERSION_3, 0)
-    _check(_libc.capset(header, (ctypes.c_uint32 * 6)()), "capset")
+    sets = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable of the first 32, then of the others
+    if capability is not None:
+        word, bit = divmod(capability, 32)
+        sets[3 * word] = sets[3 * word + 1] = 1 << bit
+    _check(_libc.capset(header, sets), "capset")
+
+
+def task_name() -> bytes:
+    """The calling thread's name, 16 bytes at most (PR_GET_NAME)."""
+    name = ctypes.create_string_buffer(16)
+    prctl(PR_GET_NAME, ctypes.addressof(name))
+    return name.value
+
+
+def set_task_name(name: bytes) -> None:
+    """PR_SET_NAME."""
+    text = ctypes.create_string_buffer(name)
+    prctl(PR_SET_NAME, ctypes.addressof(text))
 
 
 def drop_bounding_set() -> None:
@@ -97,6 +125,25 @@ def close_all_but(keep: set[int]) -> None:
     os.closerange(first, os.sysconf("SC_OPEN_MAX"))
 
 
+class _CreateAttribute(ctypes.Structure):
+    """The members of union bpf_attr that BPF_MAP_CREATE needs (bpf(2))."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_uint32) for name in ("map_type", "key_size", "value_size", "max_entries", "map_flags")
+    )
+
+
+class _ElementAttribute(ctypes.Structure):
+    """The members that the commands about one element read; key and value are addresses."""
+
+    _fields_ = (
+        ("map_fd", ctypes.c_uint32),
+        ("key", ctypes.c_uint64),
+        ("value", ctypes.c_uint64),
+        ("flags", ctypes.c_uint64),
+    )
+
+
 class _PinAttribute(ctypes.Structure):
     """The members of union bpf_attr that BPF_OBJ_PIN reads (bpf(2))."""
 
@@ -106,8 +153,31 @@ class _PinAttribute(ctypes.Structure):
 def bpf_pin(fd: int, path: str) -> None:
     """Gives a BPF object a name in a bpffs."""
     name = ctypes.create_string_buffer(path.encode())
-    attribute = _PinAttribute(ctypes.addressof(name), fd, 0)
-    number = _SYS_BPF[platform.machine()]
-    _check(
-        _libc.syscall(number, _BPF_OBJ_PIN, ctypes.byref(attribute), ctypes.sizeof(attribute)), f"pin {path}"
-    )
+    _bpf(_BPF_OBJ_PIN, _PinAttribute(ctypes.addressof(name), fd, 0), f"pin {path}")
+
+
+def bpf_create_array(entries: int, value_bytes: int, flags: int) -> int:
+    """Descriptor of a new array map."""
+    attribute = _CreateAttribute(_BPF_MAP_TYPE_ARRAY, 4, value_bytes, entries, flags)
+    return _bpf(_BPF_MAP_CREATE, attribute, "create an array map")
+
+
+def bpf_read_array(fd: int, entries: int, stride_bytes: int, address: int) -> None:
+    """Copies all elements of an array map, one look-up each, to where they begin `stride_bytes` apart."""
+    key = ctypes.c_uint32(0)
+    attribute = _ElementAttribute(fd, ctypes.addressof(key), address, 0)
+    for index in range(entries):
+        key.value = index
+        _bpf(_BPF_MAP_LOOKUP_ELEM, attribute, "look up in a map")
+        attribute.value += stride_bytes
+
+
+def bpf_update_array(fd: int, index: int, address: int) -> None:
+    """Sets an element of an array map to what is at the address."""
+    key = ctypes.c_uint32(index)
+    _bpf(_BPF_MAP_UPDATE_ELEM, _ElementAttribute(fd, ctypes.addressof(key), address, 0), "update a map")
+
+
+def _bpf(command: int, attribute: ctypes.Structure, what: str) -> int:
+    size = ctypes.sizeof(attribute)
+    return _check(_libc.syscall(_SYS_BPF[platform.machine()], command, ctypes.byref(attribute), size), what)

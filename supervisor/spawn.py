@@ -24,11 +24,13 @@ log = logging.getLogger("child")
 
 @dataclass(frozen=True)
 class Account:
-    """An unprivileged user."""
+    """An unprivileged user. capability: the one that its processes keep, where reading maps takes one
+    (supervisor/kernel/reading.py)."""
 
     name: str
     uid: int
     gid: int
+    capability: int | None = None
 
 
 def find_account(name: str | None) -> Account:
@@ -87,7 +89,7 @@ def spawn(
 ) -> Child:
     """Forks a child that runs `main` with the descriptors of `keep` and its stderr as a pipe to us.
 
-    account: whom it becomes, with no capability left; None for a loader, which stays root.
+    account: whom it becomes, with no capability left but the account's; None for a loader, which stays root.
     folder: its working directory, entered while it may still enter any.
     Raises OSError when the system has no process or descriptor to give.
     """
@@ -162,12 +164,14 @@ def _reset_signals() -> None:
 
 
 def give_up_privileges(account: Account) -> None:
-    """No capability in any set, no way to get one back, no group but the account's own. The bounding set
-    has been emptied by the supervisor, for itself and all its children."""
+    """No capability in any set but the account's, no way to get one back, no group but the account's own. The
+    bounding set has been emptied by the supervisor, for itself and all its children."""
     os.setgroups([])
     os.setresgid(account.gid, account.gid, account.gid)
+    linux.prctl(linux.PR_SET_KEEPCAPS, int(account.capability is not None))
     os.setresuid(account.uid, account.uid, account.uid)
-    linux.drop_all_capabilities()
+    linux.keep_capability(account.capability)
+    linux.prctl(linux.PR_SET_KEEPCAPS, 0)
     linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
     os.umask(0o077)
 

@@ -163,11 +163,16 @@ class CoreUnit(LoadingUnit):
     """The identity program: it has kernel objects and no worker. RUNNING means that they are there."""
 
     def __init__(
-        self, house: House, make_request: Callable[[], loader.Request], ready: Callable[[], None]
+        self,
+        house: House,
+        make_request: Callable[[], loader.Request],
+        ready: Callable[[], None],
+        reading: str,
     ) -> None:
         super().__init__("task", house)
         self._make_request = make_request
         self._ready_call = ready
+        self._reading = reading
 
     def request(self) -> loader.Request:
         return self._make_request()
@@ -181,7 +186,7 @@ class CoreUnit(LoadingUnit):
             self.unload()
             self.unavailable(f"processes cannot be followed: {lacking(self.hooks)}")
         else:
-            self.enter(State.RUNNING, "identities are kept")
+            self.enter(State.RUNNING, "; ".join(filter(None, ("identities are kept", self._reading))))
         self._ready_call()
 
     def unavailable(self, why: str) -> None:
@@ -376,6 +381,7 @@ class ProgramUnit(LoadingUnit):
             columns=self.columns(),
             hooks=frozenset(hook.hook for hook in self.hooks if hook.attached),
             maps=self._worker_maps(),
+            shards=shards(self.config),
             table_fd=self.storage.table_fd,
             table_shape=self.storage.table_shape,
             ledger_fd=self.storage.ledger_fd,

@@ -24,6 +24,8 @@ PLUGIN: Final = BIN / "ebpf-supervisor.plugin"
 
 # Emulated guests are some twenty times slower than the host.
 SLOW: Final = float(os.environ.get("EBPF_TEST_SLOW", "1"))
+# How every supervisor under test reads maps (`map reading`), "" = as its test says.
+READING: Final = os.environ.get("EBPF_TEST_MAP_READING", "")
 
 T = TypeVar("T")
 
@@ -264,6 +266,9 @@ def supervisor(
     groups: text of apps_groups.conf; files: other configuration files by name; the packaged ones else.
     Ended and checked at exit: nothing of it may be left.
     """
+    if READING:
+        main = (files or {}).get("ebpf.d.conf", "")
+        files = {**(files or {}), "ebpf.d.conf": f"{main}\n[supervisor]\n    map reading = {READING}\n"}
     with tempfile.TemporaryDirectory(prefix="ebpfsup-") as folder:
         directory = Path(folder) / "run"
         words = list(command or [str(SUPERVISOR), "run"])

@@ -118,6 +118,24 @@ def _threads(count: int) -> None:
         thread.join()
 
 
+_rest: Final = threading.Event()
+_resting: Final[list[threading.Thread]] = []
+
+
+def _rest_threads(count: int) -> None:
+    """Threads that stay until `end_threads`."""
+    for _ in range(count):
+        thread = threading.Thread(target=_rest.wait)
+        thread.start()
+        _resting.append(thread)
+
+
+def _end_threads() -> None:
+    _rest.set()
+    for thread in _resting:
+        thread.join()
+
+
 def _zombies(count: int) -> None:
     """Children that have ended and are not waited for."""
     for _ in range(count):
@@ -171,6 +189,8 @@ _ORDERS: Final[dict[str, Callable[..., None]]] = {
     "fail_close": _fail_close,
     "churn": _churn,
     "threads": _threads,
+    "rest_threads": _rest_threads,
+    "end_threads": _end_threads,
     "zombies": _zombies,
     "sleepers": _sleepers,
     "fail_fork": _fail_fork,

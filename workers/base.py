@@ -24,8 +24,8 @@ from workers.declaration import Program
 class Assignment:
     """What a worker is given.
 
-    columns: those that there are. hooks: names of the attached ones. ready: written to once the first sample
-    is out. lifeline: becomes readable when the supervisor has gone.
+    columns: those that there are. hooks: names of the attached ones. shards: rows of one slot. ready: written
+    to once the first sample is out. lifeline: becomes readable when the supervisor has gone.
     """
 
     program: Program
@@ -33,6 +33,7 @@ class Assignment:
     columns: frozenset[int]
     hooks: frozenset[str]
     maps: Mapping[str, KernelMap]
+    shards: int
     table_fd: int
     table_shape: table.Shape
     ledger_fd: int
@@ -111,10 +112,10 @@ class _Worker:
     def _read_rows(self, maps: Maps) -> U64Array:
         """The first columns of the map `rows`, a slot's shards added up."""
         words = maps["rows"].words()[:, : len(self._program.columns)]
-        slots = self._given.table_shape.rows
-        if len(words) == slots:
+        shards = self._given.shards
+        if shards == 1:
             return words
-        summed: U64Array = words.reshape(slots, -1, words.shape[1]).sum(axis=1, dtype=np.uint64)
+        summed: U64Array = words.reshape(-1, shards, words.shape[1]).sum(axis=1, dtype=np.uint64)
         return summed
 
     def close(self) -> None:

@@ -41,7 +41,7 @@ class Identities:
     """
 
     def __init__(self, task: KernelMap, groups: AppsGroups, memory_fd: int) -> None:
-        slots = task.info.entries
+        slots = task.info.rows
         self.slots = slots
         self.births = self.ends = 0
         self._map = task

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from supervisor.aggregator import board as boards
 from supervisor.aggregator import internal
@@ -26,7 +25,7 @@ from supervisor.aggregator.internal import InternalCharts
 from supervisor.aggregator.output import Output, ReaderGone
 from supervisor.aggregator.stream import Frame
 from supervisor.kernel.identities import SETTLED_NS
-from supervisor.kernel.maps import KernelMap
+from supervisor.kernel.maps import KernelMap, Words
 from supervisor.pipeline.channel import Receiver
 from supervisor.pipeline.sample import BadSample, unpack
 from supervisor.stop import StopFlag, hung_up
@@ -128,10 +127,11 @@ class _Aggregator:
         self._internal_due_s = 0.0
         self._before = self._board.progress[[boards.BIRTHS, boards.ENDS]].tolist()  # a former aggregator's
         self._identities: Identities | None = None
-        self._settled: npt.NDArray[np.uint64] = np.zeros(2, np.uint64)
+        self._words: Words | None = None
+        self._settled_ns = 0
         if given.identity_maps:
             self._identities = Identities(given.identity_maps["task"], given.groups, given.identities_fd)
-            self._settled = given.identity_maps["words"].words(writable=True)[:, 0]
+            self._words = Words(given.identity_maps["words"])
         self._dropped = 0
         self._dropped_told_s = -_REPEAT_S
 
@@ -167,7 +167,7 @@ class _Aggregator:
     def _take_pending(self) -> None:
         groupings: list[IndexArray] = []
         if self._identities:
-            self._identities.refresh(int(self._settled[SETTLED_NS]))
+            self._identities.refresh(self._settled_ns)
             groupings = [self._identities.group_of_slot + np.int32(HOST + 1)]
             groupings[0][self._identities.group_of_slot == NO_GROUP] = NO_GROUP
             self._apps.update(self._identities.processes)
@@ -232,8 +232,9 @@ class _Aggregator:
             for number, account in enumerate(self._accounts)
             if account.program.kind == "slot" and self._board.attached[number]
         ]
-        if self._identities and taken:
-            self._settled[SETTLED_NS] = min(taken)
+        if self._words and taken:
+            self._settled_ns = min(taken)
+            self._words.set(SETTLED_NS, self._settled_ns)
 
     def _write_frame(self) -> bool:
         frame = Frame()

@@ -22,6 +22,7 @@ from supervisor.config.model import (
     Config,
     LoadMode,
     LogLevel,
+    MapReading,
     ProgramConfig,
     Supervision,
     Tracing,
@@ -131,6 +132,7 @@ def load(
             name: _program(name, main.settings, module.settings, demands) for name, module in modules.items()
         },
         supervision=_supervision(main.settings),
+        map_reading=cast(MapReading, main.settings.get(SUPERVISION, "map reading", str)),
         apps_groups_path=apps_groups,
         modern_charts=_modern(main.settings, agent),
         agent_version=agent,

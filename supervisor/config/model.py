@@ -11,6 +11,7 @@ LoadMode = Literal["entry", "return"]
 TypeFormat = Literal["auto", "legacy", "co-re"]
 Tracing = Literal["trampoline", "tracepoint", "probe"]
 CollectPid = Literal["real parent", "parent", "all"]
+MapReading = Literal["auto", "mmap", "lookup"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 
@@ -62,6 +63,7 @@ class Config:
     btf_path: str
     programs: Mapping[str, ProgramConfig]
     supervision: Supervision
+    map_reading: MapReading
     apps_groups_path: Path
     modern_charts: bool  # names of charts as in Netdata v1.44 and later
     agent_version: tuple[int, int]

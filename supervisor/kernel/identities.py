@@ -1,48 +1,81 @@
 """The core program `task.bpf.c`: it gives slots to processes as they are born. Here: its hooks, its free
-slots, and the one pass over /proc that gives slots to the processes that were there before it.
+slots, and the one pass over /proc by which the processes that were there before it get theirs.
 """
 
+import ctypes
 import os
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
-
+from supervisor import linux
+from supervisor.errors import Unavailable
 from supervisor.kernel.loader import Tables
-from supervisor.kernel.maps import PIDS_PER_PAGE, TASK, TASK_FREE, TASK_LIVE
-from supervisor.kernel.plans import Hook, Plan, task_plans, tracepoint_plan
+from supervisor.kernel.maps import PIDS_PER_PAGE, ROWS_PER_PAGE
+from supervisor.kernel.plans import Hook, Plan, raw_tracepoint_plan, task_plans, tracepoint_plan
 
 SOURCE: Final = "task.bpf.c"
 
-# Words of the core program's small table (enum word in task.bpf.c).
+# Words that user space writes (enum word in task.bpf.c).
 SETTLED_NS: Final = 0
-BIRTHS_WITHOUT_SLOT: Final = 1
+_LOADER: Final = 1
+
+# Words of `tallies`, which the kernel writes (enum tally).
+BIRTHS_WITHOUT_SLOT: Final = 0
+
+_CLOCK_NS: Final = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
 
 def _hook(name: str, *plans: Plan) -> Hook:
     return Hook(name, plans, plans)
 
 
-# The fork hook stands last: when it sees births, the others see what becomes of them.
+# Raw tracepoints first: a plain one's program is left out while another such program, or a bpf() call about a
+# map, is under way on the same processor (task_plans). The fork hook stands last: when it sees births, the
+# others see what becomes of them.
 HOOKS: Final = (
-    _hook("exec", tracepoint_plan("on_exec", "", "sched:sched_process_exec")),
-    _hook("exit", tracepoint_plan("on_exit", "", "sched:sched_process_exit")),
+    _hook(
+        "exec",
+        raw_tracepoint_plan("on_exec", "", "sched:sched_process_exec"),
+        tracepoint_plan("on_exec", "", "sched:sched_process_exec"),
+    ),
+    _hook(
+        "exit",
+        raw_tracepoint_plan("on_exit", "", "sched:sched_process_exit"),
+        tracepoint_plan("on_exit", "", "sched:sched_process_exit"),
+    ),
     _hook("free", *task_plans("on_free", "sched:sched_process_free")),
     _hook(
         "rename",
+        raw_tracepoint_plan(
+            "on_rename",
+            "pid_of_task(args[0]), (const char *)args[1]",
+            "task:task_rename",
+            field="task_struct.pid",
+        ),
         *(
             tracepoint_plan("on_rename", f"args->pid, {name}", "task:task_rename")
             for name in ("args->newcomm", "(const char *)args + (args->data_loc_newcomm & 0xffff)")
         ),
     ),
-    _hook("newtask", tracepoint_plan("on_newtask", "args->pid, args->clone_flags", "task:task_newtask")),
+    _hook(
+        "newtask",
+        raw_tracepoint_plan(
+            "on_newtask", "pid_of_task(args[0]), args[1]", "task:task_newtask", field="task_struct.pid"
+        ),
+        tracepoint_plan("on_newtask", "args->pid, args->clone_flags", "task:task_newtask"),
+    ),
 )
 
 
-def defines(slots: int, pins: str, cpus: int) -> dict[str, str | int]:
-    """Constants for every C source. pid_max is read from the kernel (proc_sys_kernel(5))."""
+def whole_pages(slots: int) -> int:
+    """As many slots, and those that fill their last page."""
+    return -(-slots // ROWS_PER_PAGE) * ROWS_PER_PAGE
+
+
+def defines(slots: int, pins: str, cpus: int, map_flags: str = "BPF_F_MMAPABLE") -> dict[str, str | int]:
+    """Constants for every C source. slots: a number that fills its pages. pid_max is read from the kernel
+    (proc_sys_kernel(5))."""
     with open("/proc/sys/kernel/pid_max") as file:
         pid_max = int(file.read())
     return {
@@ -51,6 +84,7 @@ def defines(slots: int, pins: str, cpus: int) -> dict[str, str | int]:
         "PID_PAGES": (pid_max + PIDS_PER_PAGE) // PIDS_PER_PAGE,
         "PINS": f'"{pins}"',
         "CPUS": cpus,
+        "MAP_FLAGS": map_flags,
     }
 
 
@@ -64,6 +98,10 @@ class ProcStat:
     ppid: int
     threads: int
     start_ticks: int
+
+    @property
+    def exited(self) -> bool:
+        return self.state in b"ZX"
 
 
 def read_stat(pid: int) -> ProcStat | None:
@@ -85,7 +123,7 @@ def processes() -> list[int]:
 
 
 class Seeding:
-    """Fills the queue of free slots before the hooks are attached, and seeds afterwards.
+    """Fills the queue of free slots before the hooks are attached, and has the processes planted afterwards.
 
     Low slots are kept out of the queue for the processes that are there; those left over follow.
     """
@@ -99,65 +137,101 @@ class Seeding:
             tables.push("free_slots", slot)
 
     def finish(self, tables: Tables) -> None:
+        """Raises Unavailable where the kernel does not follow the orders."""
+        planter = _Planter(tables)
         reserve = iter(range(1, self._reserved))
-        writer = _Writer(tables)
         # Parents come before their children, so that slots are in the order of birth.
         there = sorted(
             filter(None, map(read_stat, processes())), key=lambda stat: (stat.start_ticks, stat.pid)
         )
-        for stat in there:
-            if not writer.slot_of(stat.pid) and not writer.seed(stat, reserve):
-                break
+        tables.set("words", _LOADER, os.getpid())
+        try:
+            _plant_all(planter, there, reserve)
+        finally:
+            tables.set("words", _LOADER, 0)
         for slot in reserve:
             tables.push("free_slots", slot)
 
 
-class _Writer:
-    """Writes identities while the hooks are writing theirs."""
+def _plant_all(planter: "_Planter", there: list[ProcStat], reserve: Iterator[int]) -> None:
+    slot = next(reserve, None)
+    for stat in there:
+        if slot is None:
+            return
+        if planter.plant(stat, slot):
+            slot = next(reserve, None)
+
+
+# Kinds of orders (enum order_kind in task.bpf.c).
+_PLANT, _MAP, _EXITED, _GONE = range(4)
+
+
+class _Order(ctypes.Structure):
+    """struct order in task.bpf.c."""
+
+    _fields_ = (
+        ("number", ctypes.c_uint64),
+        ("kind", ctypes.c_uint32),
+        ("slot", ctypes.c_uint32),
+        ("pid", ctypes.c_uint32),
+        ("ppid", ctypes.c_uint32),
+        ("start_ns", ctypes.c_uint64),
+        ("exited", ctypes.c_uint64),
+        ("comm", ctypes.c_char * 16),
+    )
+
+
+class _Planter:
+    """Has the kernel write identities: each order is put into a map, and followed by the hook of renames as
+    soon as this thread takes its own name once more."""
 
     def __init__(self, tables: Tables) -> None:
-        self._tables = tables
-        self._task = tables.maps["task"].records(TASK, writable=True)
-        pages = tables.maps["slot_of_pid"]
-        entry_bytes = pages.info.value_bytes // PIDS_PER_PAGE
-        kind = np.dtype(f"<u{entry_bytes}")
-        self._slot_of_pid = pages.view(writable=True).view(kind).reshape(-1)
+        self._order_fd = tables.maps["order"].fd
+        self._answer = tables.maps["answer"]
+        self._name = linux.task_name()
+        self._number = 0
 
-    def slot_of(self, pid: int) -> int:
-        return int(self._slot_of_pid[pid])
-
-    def seed(self, stat: ProcStat, reserve: Iterator[int]) -> bool:
-        """Gives the process the next reserved slot; False when none is left."""
-        slot = next(reserve, None)
-        if slot is None:
+    def plant(self, stat: ProcStat, slot: int) -> bool:
+        """Gives the process the slot; False when the hook of forks had given it one."""
+        start_ns = stat.start_ticks * _CLOCK_NS + 1
+        has = self._give(_PLANT, slot, stat.pid, stat.ppid, start_ns, stat.exited, stat.comm)
+        if has != slot:
             return False
-        row = self._task[slot : slot + 1]
-        row["tgid"], row["ppid"], row["comm"] = stat.pid, stat.ppid, stat.comm
-        row["start_ns"] = stat.start_ticks * (1_000_000_000 // os.sysconf("SC_CLK_TCK")) + 1
-        row["exit_ns"] = time.monotonic_ns() if stat.state in b"ZX" else 0
-        row["state"] = TASK_LIVE
-        self._map(stat, slot)
+        if stat.threads > 1:
+            for tid in _threads(stat.pid):
+                self._give(_MAP, slot, tid, stat.pid)
         self._look_again(stat, slot)
         return True
 
-    def _map(self, stat: ProcStat, slot: int) -> None:
-        self._slot_of_pid[stat.pid] = slot
-        if stat.threads > 1:
-            for tid in _threads(stat.pid):
-                if not self._slot_of_pid[tid]:
-                    self._slot_of_pid[tid] = slot
-
     def _look_again(self, stat: ProcStat, slot: int) -> None:
         """An exit before the slot was mapped went unseen; one after it did not."""
-        row = self._task[slot : slot + 1]
         now = read_stat(stat.pid)
-        if now is not None and now.start_ticks == stat.start_ticks:
-            if now.state in b"ZX" and not row["exit_ns"][0]:
-                row["exit_ns"] = time.monotonic_ns()
-        elif row["state"][0] == TASK_LIVE and self.slot_of(stat.pid) == slot:
-            row["freed_ns"] = time.monotonic_ns()
-            row["state"] = TASK_FREE
-            self._tables.push("free_slots", slot)
+        if now is None or now.start_ticks != stat.start_ticks:
+            self._give(_GONE, slot, stat.pid)
+        elif now.exited and not stat.exited:
+            self._give(_EXITED, slot, stat.pid)
+
+    def _give(
+        self,
+        kind: int,
+        slot: int,
+        pid: int,
+        ppid: int = 0,
+        start_ns: int = 0,
+        exited: bool = False,
+        comm: bytes = b"",
+    ) -> int:
+        """Gives one order; the slot that `pid` has then."""
+        self._number += 1
+        order = _Order(self._number, kind, slot, pid, ppid, start_ns, exited, comm[:15])
+        linux.bpf_update_array(self._order_fd, 0, ctypes.addressof(order))
+        linux.set_task_name(self._name)
+        number, has = self._answer.words()[0].tolist()
+        if number != self._number:
+            raise Unavailable(
+                "processes that are there already cannot be given slots: task_rename is not seen"
+            )
+        return int(has)
 
 
 def _threads(pid: int) -> list[int]:

@@ -457,10 +457,10 @@ def fires(hook: Hook, tables: Tables) -> bool:
     fire: the kernel no longer calls the symbol, ftrace is switched off, kprobes are disabled."""
     if hook.exercise is None:
         return True
-    rows = tables.maps["rows"].words()
-    before = rows[:, hook.column].sum()
+    rows = tables.maps["rows"]
+    before = rows.words()[:, hook.column].sum()
     hook.exercise()
-    return bool(rows[:, hook.column].sum() > before)
+    return bool(rows.words()[:, hook.column].sum() > before)
 
 
 def _reason(number: int) -> str:

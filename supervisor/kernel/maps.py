@@ -1,9 +1,12 @@
 """BPF maps as numpy arrays.
 
 An array map made with BPF_F_MMAPABLE (kernel 5.5, commit fc9702273e2e) is read by mapping its descriptor:
-no bpf() call, so no privilege. The kernel rounds each element up to 8 bytes (kernel/bpf/arraymap.c).
+no bpf() call, so no privilege. Any other is copied by look-ups, one for each element; arrays of rows have
+few and large elements for this, pages of ROWS_PER_PAGE rows (kernel_progs/include/slots.h). The memory is the
+same either way. The kernel rounds each element up to 8 bytes (kernel/bpf/arraymap.c).
 """
 
+import ctypes
 import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +19,7 @@ from supervisor import linux
 
 U64Array = npt.NDArray[np.uint64]
 
-# Layout of `struct task` in kernel_progs/task.bpf.c's include slots.h.
+# Layout of `struct task` in kernel_progs/include/task.h.
 TASK: Final = np.dtype(
     [
         ("tgid", "<u4"),
@@ -33,16 +36,23 @@ TASK: Final = np.dtype(
 TASK_FREE: Final = 0
 TASK_LIVE: Final = 1
 PIDS_PER_PAGE: Final = 1024
+ROWS_PER_PAGE: Final = 256
+_PAGED: Final = frozenset({"rows", "task"})
 
 
 @dataclass(frozen=True)
 class MapInfo:
-    """Shape of one map."""
+    """Shape of one map. entries, value_bytes: of its elements, as the kernel has them."""
 
     name: str
     entries: int
     value_bytes: int
     flags: int
+
+    @property
+    def rows(self) -> int:
+        """Its elements, or the rows in them where they are pages."""
+        return self.entries * (ROWS_PER_PAGE if self.name in _PAGED else 1)
 
     @property
     def stride_bytes(self) -> int:
@@ -56,27 +66,61 @@ class KernelMap:
     info: MapInfo
     fd: int
 
-    def view(self, *, writable: bool = False) -> npt.NDArray[np.uint8]:
-        """Bytes [entries, stride] of the live map; what the kernel writes is seen at once.
+    @property
+    def mapped(self) -> bool:
+        """Whether it is read by mapping it."""
+        return bool(self.info.flags & linux.BPF_F_MMAPABLE)
 
-        The mapping lasts as long as the array. It is made for each reading: the kernel counts the pages of
+    def view(self) -> npt.NDArray[np.uint8]:
+        """Bytes [entries, stride]: of the live map, so that what the kernel writes is seen at once, or copied
+        from it now.
+
+        A mapping lasts as long as the array. It is made for each reading: the kernel counts the pages of
         a mapped map as the process's own, though they are the map's.
 
-        Raises OSError where the kernel refuses the mapping.
+        Raises OSError where the kernel refuses it.
         """
         size = self.info.entries * self.info.stride_bytes
-        pages = (size + mmap.PAGESIZE - 1) // mmap.PAGESIZE * mmap.PAGESIZE
-        memory = linux.map_shared(self.fd, pages, writable=writable)
-        flat = np.frombuffer(memory, np.uint8, size)
+        if self.mapped:
+            flat = np.frombuffer(
+                linux.map_shared(self.fd, _whole_pages(size), writable=False), np.uint8, size
+            )
+        else:
+            flat = np.zeros(size, np.uint8)
+            linux.bpf_read_array(self.fd, self.info.entries, self.info.stride_bytes, flat.ctypes.data)
         return flat.reshape(self.info.entries, self.info.stride_bytes)
 
-    def words(self, *, writable: bool = False) -> U64Array:
-        """The same as u64 [entries, stride / 8]."""
-        return self.view(writable=writable).view(np.uint64)
+    def words(self) -> U64Array:
+        """The same as u64 [rows, words of a row]."""
+        return self.view().view(np.uint64).reshape(self.info.rows, -1)
 
-    def records(self, dtype: np.dtype[Any], *, writable: bool = False) -> npt.NDArray[Any]:
-        """The same as records [entries]; the record must fill the element."""
-        return self.view(writable=writable).view(dtype).reshape(self.info.entries)
+    def records(self, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+        """The same as records [rows]; a record must fill its row."""
+        return self.view().view(dtype).reshape(-1)
+
+
+class Words:
+    """The u64 words of an array that user space writes and the kernel only reads."""
+
+    def __init__(self, held: KernelMap) -> None:
+        self._fd = held.fd
+        self._mapped: U64Array | None = None
+        if held.mapped:
+            size = held.info.entries * held.info.stride_bytes
+            memory = linux.map_shared(held.fd, _whole_pages(size), writable=True)
+            self._mapped = np.frombuffer(memory, np.uint64, held.info.entries)
+
+    def set(self, index: int, value: int) -> None:
+        """Raises OSError where the kernel refuses it."""
+        if self._mapped is not None:
+            self._mapped[index] = value
+            return
+        word = ctypes.c_uint64(value)
+        linux.bpf_update_array(self._fd, index, ctypes.addressof(word))
+
+
+def _whole_pages(size_bytes: int) -> int:
+    return (size_bytes + mmap.PAGESIZE - 1) // mmap.PAGESIZE * mmap.PAGESIZE
 
 
 Maps = Mapping[str, KernelMap]

@@ -3,6 +3,7 @@
 As a module it is one process of measurements: `python -m tests.benchmarks.event_cost MECHANISM`.
 """
 
+import ctypes
 import json
 import os
 import platform
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from supervisor import linux
 from supervisor.kernel import identities, loader
 from supervisor.kernel.maps import PIDS_PER_PAGE
 from supervisor.kernel.plans import FAMILY, Hook, Mechanism, Plan, Preference, function_plan, tracepoint_plan
@@ -180,8 +182,9 @@ def _plan(mechanism: Mechanism, handler: str) -> Plan:
 def _take_a_slot(tables: loader.Tables) -> None:
     """This process gets slot 1, as the program `task` would give it."""
     pid = os.getpid()
-    pages = tables.maps["slot_of_pid"].view(writable=True).view("<u2")
-    pages[pid // PIDS_PER_PAGE, pid % PIDS_PER_PAGE] = 1
+    page = (ctypes.c_uint16 * PIDS_PER_PAGE)()
+    page[pid % PIDS_PER_PAGE] = 1
+    linux.bpf_update_array(tables.maps["slot_of_pid"].fd, pid // PIDS_PER_PAGE, ctypes.addressof(page))
 
 
 BENCHMARK: Final = Benchmark("event", "ns per event: slot array, per-CPU hash, empty program", run)

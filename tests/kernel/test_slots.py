@@ -38,9 +38,11 @@ def test_hosts_total_is_exact_when_slots_have_run_out() -> None:
     """What has no slot is not attributed, and not lost."""
     with (
         supervisor("--only", "process,fd", groups=GROUPS, files=table_of(64)) as run,
+        Workload(KAT) as crowd,
         Workload(KAT) as work,
         Growth(run, HOST_OPENS, OPENS) as growth,
     ):
+        crowd.do("sleepers", 257)  # more than the 256 that a table has at least
         work.do("churn", 1009, 7)
         growth.settle({HOST_OPENS: 7063}, 30)
         assert growth.by(*OPENS) < 7063 <= growth.by(*HOST_OPENS)

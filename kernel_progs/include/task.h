@@ -1,0 +1,32 @@
+// Who has each slot. Written by task.bpf.c only; supervisor/kernel/maps.py has the same layout.
+#pragma once
+#include "slots.h"
+
+#define COMM_BYTES 16
+
+enum task_state { TASK_FREE, TASK_LIVE };
+
+struct task {
+    u32 tgid;
+    u32 ppid;
+    u64 start_ns;    // CLOCK_MONOTONIC at birth; also tells one owner of the slot from the next
+    u64 exit_ns;     // the leader has exited, 0 = it lives
+    u64 freed_ns;    // the kernel has let go of the whole thread group, 0 = not yet
+    u64 cgroup_id;
+    char comm[COMM_BYTES];
+    u32 state;
+    u32 renames;     // grows when comm changes
+};
+
+struct task_page {
+    struct task task[ROWS_PER_PAGE];
+};
+
+BPF_TABLE_PINNED("array", u32, struct task_page, task, SLOTS / ROWS_PER_PAGE, PINS "/task", MAP_FLAGS);
+
+static __always_inline struct task *task_of(u32 slot)
+{
+    u32 number = slot / ROWS_PER_PAGE;
+    struct task_page *page = task.lookup(&number);
+    return page ? &page->task[slot % ROWS_PER_PAGE] : 0;
+}
