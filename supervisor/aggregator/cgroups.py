@@ -196,7 +196,8 @@ class Cgroups:
                 self._table.mark_gone(entity)
 
     def _there(self, entity: int) -> bool:
-        """Whether its folder exists; one that must not be looked at may."""
+        """Whether its folder exists; one that must not be looked at may. A path that had to be cut is not
+        found, so such a cgroup has gone when its processes have."""
         found = self._table.shown.get(entity)
         if found is None:
             return False

@@ -5,16 +5,35 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from supervisor.aggregator import cgroup_tree, cgroups
 from supervisor.aggregator.cgroup_names import Kind
 from supervisor.aggregator.cgroups import MAX_CGROUPS, NO_ENTITY, REMEMBERED_S, Cgroup, Cgroups
+from supervisor.pipeline import memory
 
 SSH = "system.slice/ssh.service"
 HEX = "3f4a" * 16
 A_LONG_TIME_S = 60.0
+
+
+class Killed(BaseException):
+    """What SIGKILL would do: nothing catches it."""
+
+
+class Shared(np.ndarray[Any, np.dtype[Any]]):
+    """Shared memory whose user is killed before the write that `kill_at` counts down to."""
+
+    kill_at = 0
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        Shared.kill_at -= 1
+        if Shared.kill_at == 0:
+            raise Killed
+        super().__setitem__(key, value)
 
 
 class House:
@@ -237,6 +256,60 @@ def test_chart_types_stay_when_entities_were_given_again_and_the_aggregator_is_a
     assert live["/a-b"].chart_type.startswith("cgroup_a-b_")
     house.aggregator()
     assert house.live() == live
+
+
+def a_day(house: House) -> None:
+    """All that can become of an entity; can be lived again from the start."""
+    house.start("stays")
+    for path in ("goes", "a.b", "a-b"):
+        house.start(path)
+    house.inside.add(0xDEAD)
+    house.tick()
+    house.end("goes")
+    house.inside.discard(0xDEAD)
+    house.tick()
+    house.tick(REMEMBERED_S)
+    for entity in house.cgroups.gone():
+        house.cgroups.release(entity)
+    house.start("comes")
+    house.tick()
+
+
+def test_an_aggregator_killed_at_any_write_leaves_a_table_that_the_next_goes_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    views = memory.views
+    monkeypatch.setattr(
+        memory,
+        "views",
+        lambda fd, fields, writable: {
+            name: array.view(Shared) for name, array in views(fd, fields, writable=writable).items()
+        },
+    )
+    kills = 0
+    while True:
+        root = tmp_path / str(kills)
+        root.mkdir()
+        house = House(root)
+        Shared.kill_at = kills + 1
+        try:
+            a_day(house)
+        except Killed:
+            kills += 1
+            stays = house.live().get("/stays")
+            house.aggregator()
+            if stays:
+                assert house.live()["/stays"] == stays
+            a_day(house)
+            assert house.live().keys() == {"/stays", "/a.b", "/a-b", "/comes"}
+            assert len({found.entity for found in house.cgroups.live()}) == 4
+            assert len({found.chart_type for found in house.cgroups.live()}) == 4
+            assert house.cgroups.gone() == {}
+            os.close(house.memory_fd)
+        else:
+            os.close(house.memory_fd)
+            break
+    assert kills > 20
 
 
 HOSTILE = [b"a\nCHART x.y", b"it's", b'say "x"', b"n" * 255, b"caf\xe9", "naïve ✓".encode(), b"\\", b"a b"]
