@@ -23,11 +23,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from supervisor.aggregator.account import MAX_CGROUPS
 from supervisor.aggregator.cgroup_names import Counted, Kind, chart_type, counted_in, digest, name_of
 from supervisor.aggregator.cgroup_tree import VANISHED, walk
 from supervisor.pipeline import memory
 
-MAX_CGROUPS: Final = 1000  # as many as cgroups.plugin shows
 NO_ENTITY: Final = -1
 
 _PATH_BYTES: Final = 512

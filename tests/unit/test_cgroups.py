@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from supervisor.aggregator import cgroup_tree, cgroups
+from supervisor.aggregator.account import MAX_CGROUPS
 from supervisor.aggregator.cgroup_names import Kind
-from supervisor.aggregator.cgroups import MAX_CGROUPS, NO_ENTITY, REMEMBERED_S, Cgroup, Cgroups
+from supervisor.aggregator.cgroups import NO_ENTITY, REMEMBERED_S, Cgroup, Cgroups
 from supervisor.pipeline import memory
 
 SSH = "system.slice/ssh.service"
