@@ -10,14 +10,29 @@ struct row {
 
 BPF_F_TABLE("array", u32, struct row, rows, SLOTS * SHARDS, BPF_F_MMAPABLE);
 
-static __always_inline void count_at(u32 slot, u32 column, u64 amount)
+static __always_inline struct row *row_at(u32 slot)
 {
     u32 index = slot;
     if (SHARDS > 1)
         index = slot * SHARDS + (bpf_get_smp_processor_id() & (SHARDS - 1));
-    struct row *row = rows.lookup(&index);
+    return rows.lookup(&index);
+}
+
+static __always_inline struct row *row_of(u32 pid)
+{
+    return row_at(slot_of(pid));
+}
+
+static __always_inline void add(struct row *row, u32 column, u64 amount)
+{
+    __sync_fetch_and_add(&row->column[column], amount);
+}
+
+static __always_inline void count_at(u32 slot, u32 column, u64 amount)
+{
+    struct row *row = row_at(slot);
     if (row)
-        __sync_fetch_and_add(&row->column[column], amount);
+        add(row, column, amount);
 }
 
 static __always_inline void count(u32 column, u64 amount)

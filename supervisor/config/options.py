@@ -11,7 +11,7 @@ from typing import Final
 
 from supervisor.config.kinds import AbsolutePath, Choice, Flag, Kind, Seconds, Text, Value, Whole
 
-PROGRAMS: Final = ("process", "fd", "softirq", "disk")
+PROGRAMS: Final = ("process", "disk", "fd", "softirq", "mount", "shm", "sync", "vfs")
 """The programs that exist, in the order in which they are started and shown."""
 
 GLOBAL: Final = "global"
@@ -25,8 +25,8 @@ class Option:
 
     `aliases` are other names of the key, which go before it as in Netdata. `used` says that something here
     heeds the key: the others are recognised and checked, so that a site's file raises no warning. `current`
-    is False for a key that is read only for the sake of old files, and not shown in the manual. `member` is the
-    hook or the part of the program (workers/declaration.py) that the key switches on and off.
+    is False for a key that is read only for the sake of old files, and not shown in the manual. `member` is
+    the hook or the part of the program (workers/declaration.py) that the key switches on and off.
     """
 
     section: str
@@ -83,7 +83,7 @@ class Module:
 
     @property
     def members(self) -> dict[tuple[str, str], str]:
-        """What each switch of a member of the program, by section and key, is for: a hook's or a part's name."""
+        """What each switch of a part of the program is for, by section and key: a hook's or a part's name."""
         return {(o.section, o.key): o.member for o in self.extra if o.member}
 
 
