@@ -51,7 +51,14 @@ def _aligned(rows: Sequence[Sequence[str]]) -> str:
 def hooks_table(programs: Sequence[Mapping[str, Any]]) -> str:
     rows = [("PROGRAM", "HOOK", "PLAN", "TARGET", "ATTACHED", "REASON")]
     rows += [
-        (p["name"], h["hook"], h["plan"], h["target"] or "-", "yes" if h["attached"] else "no", h["reason"])
+        (
+            p["name"],
+            h["hook"],
+            h["plan"] or "-",
+            h["target"] or "-",
+            "yes" if h["attached"] else "no",
+            h["reason"],
+        )
         for p in programs
         for h in p["hooks"]
     ]

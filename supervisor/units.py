@@ -151,6 +151,22 @@ def preference(attach: str, config: ProgramConfig) -> Preference:
     return Preference(first=None if config.co_re_tracing == "trampoline" else _TRACING[config.co_re_tracing])
 
 
+def switched_on(program: Program, without: frozenset[str]) -> Program:
+    """The program with those hooks and parts only that its configuration file does not switch off."""
+    there = program.parts
+    return dataclasses.replace(
+        program,
+        hooks=tuple(hook for hook in program.hooks if without.isdisjoint((hook.name, hook.part))),
+        parts=(lambda: there() - without) if there else None,
+    )
+
+
+def switched_off(program: Program, without: frozenset[str]) -> list[HookReport]:
+    """What is said of the hooks that the configuration file switches off."""
+    why = "the configuration switches it off"
+    return [HookReport(hook.name, "", "", False, why) for hook in program.hooks if hook.name in without]
+
+
 def lacking(hooks: list[HookReport]) -> str:
     """Why a program with none of its hooks is not available."""
     reasons = dict.fromkeys(
@@ -214,7 +230,8 @@ class ProgramUnit(LoadingUnit):
     ) -> None:
         super().__init__(program.name, house)
         self.number = number
-        self.program = program
+        self.program = switched_on(program, config.without)
+        self._switched_off = switched_off(program, config.without)
         self.config = config
         self.storage = storage
         self.generation = 0
@@ -230,7 +247,9 @@ class ProgramUnit(LoadingUnit):
     def launch(self) -> None:
         """Loads what is not loaded, then the worker; a program of processes waits for the identities."""
         self._wanted = self.wanted()
-        if self._missing():
+        if not self.program.hooks:
+            self.unavailable("its configuration file switches all of its hooks off")
+        elif self._missing():
             self._load_part()
         elif not self._wanted:
             self.unavailable("there is nothing for it to watch now; it starts when there is")
@@ -335,7 +354,7 @@ class ProgramUnit(LoadingUnit):
             self.failed(f"the worker cannot be started: {error.strerror}")
 
     def _note_hooks(self) -> None:
-        self.hooks = [hook for part in self._parts.values() for hook in part.hooks]
+        self.hooks = [hook for part in self._parts.values() for hook in part.hooks] + self._switched_off
 
     def look_at_parts(self) -> None:
         """Called once a second: takes in what has come, lets go of what has gone."""

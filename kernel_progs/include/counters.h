@@ -20,15 +20,31 @@ struct row_page {
 
 BPF_F_TABLE("array", u32, struct row_page, rows, SLOTS * SHARDS / ROWS_PER_PAGE, MAP_FLAGS);
 
-static __always_inline void count_at(u32 slot, u32 column, u64 amount)
+static __always_inline struct row *row_at(u32 slot)
 {
     u32 index = slot;
     if (SHARDS > 1)
         index = slot * SHARDS + (bpf_get_smp_processor_id() & (SHARDS - 1));
     u32 number = index / ROWS_PER_PAGE;
     struct row_page *page = rows.lookup(&number);
-    if (page)
-        __sync_fetch_and_add(&page->row[index % ROWS_PER_PAGE].column[column], amount);
+    return page ? &page->row[index % ROWS_PER_PAGE] : 0;
+}
+
+static __always_inline struct row *row_of(u32 pid)
+{
+    return row_at(slot_of(pid));
+}
+
+static __always_inline void add(struct row *row, u32 column, u64 amount)
+{
+    __sync_fetch_and_add(&row->column[column], amount);
+}
+
+static __always_inline void count_at(u32 slot, u32 column, u64 amount)
+{
+    struct row *row = row_at(slot);
+    if (row)
+        add(row, column, amount);
 }
 
 static __always_inline void count(u32 column, u64 amount)

@@ -278,6 +278,11 @@ def _program(name: str, main: Settings, module: Settings, demands: _Demands) -> 
         co_re_tracing=cast(Tracing, module.get(GLOBAL, "ebpf co-re tracing", str)),
         collect_pid=cast(CollectPid, module.get(GLOBAL, "collect pid", str)),
         lifetime_s=module.get(GLOBAL, "lifetime", int),
+        without=frozenset(
+            member
+            for (section, key), member in MODULES[name].members.items()
+            if not module.get(section, key, bool)
+        ),
     )
 
 

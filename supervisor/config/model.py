@@ -31,6 +31,7 @@ class ProgramConfig:
     co_re_tracing: Tracing
     collect_pid: CollectPid
     lifetime_s: int
+    without: frozenset[str] = frozenset()  # names of hooks or parts that its file switches off
 
 
 @dataclass(frozen=True)

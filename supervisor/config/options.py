@@ -11,7 +11,7 @@ from typing import Final
 
 from supervisor.config.kinds import AbsolutePath, Choice, Flag, Kind, Seconds, Text, Value, Whole
 
-PROGRAMS: Final = ("process", "fd", "softirq", "disk")
+PROGRAMS: Final = ("process", "disk", "fd", "softirq", "mount", "shm", "sync", "vfs")
 """The programs that exist, in the order in which they are started and shown."""
 
 GLOBAL: Final = "global"
@@ -25,7 +25,8 @@ class Option:
 
     `aliases` are other names of the key, which go before it as in Netdata. `used` says that something here
     heeds the key: the others are recognised and checked, so that a site's file raises no warning. `current`
-    is False for a key that is read only for the sake of old files, and not shown in the manual.
+    is False for a key that is read only for the sake of old files, and not shown in the manual. `member` is
+    the hook or the part of the program (workers/declaration.py) that the key switches on and off.
     """
 
     section: str
@@ -36,6 +37,7 @@ class Option:
     aliases: tuple[str, ...] = ()
     used: bool = True
     current: bool = True
+    member: str = ""
 
     @property
     def in_manual(self) -> bool:
@@ -78,6 +80,11 @@ class Module:
     @property
     def exists(self) -> bool:
         return self.name in PROGRAMS
+
+    @property
+    def members(self) -> dict[tuple[str, str], str]:
+        """What each switch of a part of the program is for, by section and key: a hook's or a part's name."""
+        return {(o.section, o.key): o.member for o in self.extra if o.member}
 
 
 # 2^22 is the largest pid_max of a 64-bit kernel; below 64 not even an idle machine's own tasks have a row.
@@ -139,8 +146,11 @@ _HOOKED: Final = _HOST_WIDE | {_LOAD_MODE.key, _TYPE_FORMAT.key, _TRACING.key}
 _PER_PROCESS: Final = _HOOKED | {_APPS.key, _CGROUPS.key, _PID_TABLE_SIZE.key, _MAPS_PER_CORE.key}
 
 
-def _members(section: str, meaning: str, *keys: str) -> tuple[Option, ...]:
-    return tuple(_unused(section, key, Flag(), True, f"{meaning} {key}") for key in keys)
+def _members(section: str, meaning: str, suffix: str, *members: str) -> tuple[Option, ...]:
+    return tuple(
+        Option(section, f"{member}{suffix}", Flag(), True, f"{meaning} {member}", used=False, member=member)
+        for member in members
+    )
 
 
 def _connections(section: str) -> tuple[Option, ...]:
@@ -172,7 +182,7 @@ _DNS: Final = (
     _unused(GLOBAL, "per query tracking", Flag(), True, "whether single queries are followed"),
     _unused(GLOBAL, "flow ttl", Whole(0, 86400), 20, "seconds that a flow is remembered"),
 )
-_FILESYSTEMS: Final = ("btrfsdist", "ext4dist", "nfsdist", "xfsdist", "zfsdist")
+_FILESYSTEMS: Final = ("btrfs", "ext4", "nfs", "xfs", "zfs")
 _SYNC_CALLS: Final = ("sync", "msync", "fsync", "fdatasync", "syncfs", "sync_file_range")
 _SHM_CALLS: Final = ("shmget", "shmat", "shmdt", "shmctl")
 
@@ -197,15 +207,15 @@ MODULES: Final = {
         _module("dcstat", _PER_PROCESS),
         _module("disk", _HOST_WIDE),
         _module("fd", _PER_PROCESS),
-        _module("filesystem", _HOOKED, *_members("filesystem", "latency of", *_FILESYSTEMS)),
+        _module("filesystem", _HOOKED, *_members("filesystem", "latency of", "dist", *_FILESYSTEMS)),
         _module("hardirq", _HOST_WIDE),
         _module("softirq", _HOST_WIDE),
         _module("mdflush", _HOOKED),
         _module("mount", _HOOKED),
         _module("oomkill", _PER_PROCESS),
-        _module("shm", _PER_PROCESS, *_members("syscalls", "calls of", *_SHM_CALLS)),
+        _module("shm", _PER_PROCESS, *_members("syscalls", "calls of", "", *_SHM_CALLS)),
         _module("swap", _PER_PROCESS),
-        _module("sync", _HOOKED, *_members("syscalls", "calls of", *_SYNC_CALLS)),
+        _module("sync", _HOOKED, *_members("syscalls", "calls of", "", *_SYNC_CALLS)),
         _module("vfs", _PER_PROCESS),
         _module("dns", frozenset(), *_DNS),
         Module("functions", ("functions.conf",), ()),

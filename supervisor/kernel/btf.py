@@ -5,7 +5,9 @@ import ctypes
 import ctypes.util
 from typing import Final
 
-_KIND_STRUCT: Final = 4  # BTF_KIND_STRUCT (include/uapi/linux/btf.h)
+# Kinds of types (include/uapi/linux/btf.h).
+_KIND_STRUCT: Final = 4
+_KIND_FUNCTION: Final = 12
 _COUNT_MASK: Final = 0xFFFF  # of btf_type.info
 _BIT_FIELD_FLAG: Final = 1 << 31  # of btf_type.info: offsets hold a width too
 _OFFSET_MASK: Final = 0xFFFFFF
@@ -20,7 +22,8 @@ class _Member(ctypes.Structure):
 
 
 def offset_of(structure: str, field: str) -> int | None:
-    """Bytes from the beginning of the structure, None where the kernel or libbpf does not tell."""
+    """Bytes from the beginning of the structure, None where the kernel or libbpf does not tell. For the field
+    `arguments` of a function, how many it takes: where fexit finds its result."""
     name = ctypes.util.find_library("bpf") or "libbpf.so.1"
     try:
         lib = ctypes.CDLL(name)
@@ -37,6 +40,11 @@ def offset_of(structure: str, field: str) -> int | None:
     if not kernel:
         return None
     try:
+        if field == "arguments":
+            number = find(kernel, structure.encode(), _KIND_FUNCTION)
+            # A function's type has the number of its prototype in the place of a size.
+            prototype = by_id(kernel, _Type.from_address(by_id(kernel, number)).size) if number > 0 else None
+            return _Type.from_address(prototype).info & _COUNT_MASK if prototype else None
         number = find(kernel, structure.encode(), _KIND_STRUCT)
         address = by_id(kernel, number) if number > 0 else None
         if not address:

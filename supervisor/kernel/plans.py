@@ -11,6 +11,7 @@ body is written once in C; a *target* says how its arguments are had at that pla
     system call       argument(call, n), of what the caller gave; and `ret` (long) where it returns
 """
 
+import platform
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -42,7 +43,9 @@ class Target:
     arguments: str = ""
     optional: bool = False  # may be missing: an older kernel, another processor
     mechanism: Mechanism | None = None  # where it is not the plan's: a kretprobe needs its kprobe
-    field: str = ""  # `structure.field` of the kernel whose offset the arguments need
+    field: str = (
+        ""  # `structure.field` of the kernel whose offset the arguments need, or `function.arguments`
+    )
 
 
 @dataclass(frozen=True)
@@ -66,8 +69,9 @@ class Hook:
 
     entry, returning: the plans of each load mode, best first; an empty `entry` means that the hook
     is used in return mode only.
-    exercise: makes one harmless event of it in the calling process, None where that cannot be done.
-    column: where the exercise must show, as index into the program's row.
+    exercise: makes harmless events of it in the calling process, None where that cannot be done.
+    column, events: where the exercise must show, as index into the program's row, and how often at least:
+    once for each of the targets, where a plan needs several.
     part: what must be there for it: a type of file system, say (Program.parts); "" = it is always wanted.
     """
 
@@ -77,6 +81,7 @@ class Hook:
     exercise: Callable[[], None] | None = None
     column: int = 0
     part: str = ""
+    events: int = 1
 
     def plans(self, mode: Mode) -> tuple[Plan, ...]:
         return self.entry if mode == "entry" else self.returning
@@ -176,6 +181,30 @@ def task_plans(handler: str, event: str) -> tuple[Plan, ...]:
     return (
         raw_tracepoint_plan(handler, "pid_of_task(args[0])", event, field="task_struct.pid"),
         tracepoint_plan(handler, "args->pid", event),
+    )
+
+
+# Before the name of a system call's function since 4.17 (arch/*/include/asm/syscall_wrapper.h). Its argument is
+# the caller's registers; 32-bit calls have functions of their own, which are left out.
+_WRAPPER: Final[Mapping[str, str]] = {
+    "x86_64": "__x64_sys_",
+    "aarch64": "__arm64_sys_",
+    "s390x": "__s390x_sys_",
+    "riscv64": "__riscv_sys_",
+}
+WRAPPER_RESULT: Final = "(long)args[1]"
+"""The result, where fexit is on such a function."""
+
+
+def wrapper_plans(mechanism: Mechanism, calls: Mapping[str, tuple[str, str]]) -> tuple[Plan, ...]:
+    """Plans on the functions of system calls: name of each (`umount` for umount2) -> handler, arguments."""
+    # Older kernels have sys_X, with the call's own arguments; newer ones too on a processor without wrappers.
+    prefixes = [_WRAPPER[platform.machine()]] if platform.machine() in _WRAPPER else []
+    if FAMILY[mechanism] == "kprobe" or not prefixes:
+        prefixes.append("sys_")
+    return tuple(
+        Plan(mechanism, tuple(Target(prefix + call, *handler) for call, handler in calls.items()))
+        for prefix in prefixes
     )
 
 
