@@ -11,7 +11,7 @@ from typing import Final
 
 from supervisor.config.kinds import AbsolutePath, Choice, Flag, Kind, Seconds, Text, Value, Whole
 
-PROGRAMS: Final = ("process", "fd", "softirq", "disk")
+PROGRAMS: Final = ("process", "cachestat", "dcstat", "disk", "fd", "oomkill", "softirq", "swap")
 """The programs that exist, in the order in which they are started and shown."""
 
 GLOBAL: Final = "global"

@@ -2,6 +2,7 @@
 slots, and the one pass over /proc that gives slots to the processes that were there before it.
 """
 
+import mmap
 import os
 import time
 from collections.abc import Iterator
@@ -51,6 +52,7 @@ def defines(slots: int, pins: str, cpus: int) -> dict[str, str | int]:
         "PID_PAGES": (pid_max + PIDS_PER_PAGE) // PIDS_PER_PAGE,
         "PINS": f'"{pins}"',
         "CPUS": cpus,
+        "PAGE_SHIFT": mmap.PAGESIZE.bit_length() - 1,
     }
 
 
