@@ -98,7 +98,9 @@ def _program(program: Program, core: Loaded, defines: dict[str, str | int], mark
             reason = core.error or lacking(core.hooks)
             return {"name": program.name, "available": False, "reason": reason, "hooks": []}
         shared = {"slot_of_pid": core.maps["slot_of_pid"]}
-    request = loader.Request(program.source, program.hooks, "return", Preference(), defines, shared, mark)
+    request = loader.Request(
+        program.source, program.hooks, "return", Preference(), defines, shared, mark, numbers=program.numbers
+    )
     loaded = _load(program.name, request)
     attached = {hook.hook for hook in loaded.hooks if hook.attached}
     missing = [hook.name for hook in program.hooks if hook.name not in attached]

@@ -333,6 +333,7 @@ class ProgramUnit(LoadingUnit):
             shared,
             f"{self.house.tag}_{self.name}",
             prepare,
+            numbers=self.program.numbers,
         )
 
     def take(self, loaded: Loaded) -> None:

@@ -105,10 +105,11 @@ class Ratio:
 class Derived:
     """Running totals that are worked out from what each sample adds to the columns.
 
+    names: and the columns that each cannot do without.
     work_out: u64 [entities, columns] of additions -> u64 [entities, len(names)] of additions.
     """
 
-    names: tuple[str, ...]
+    names: Mapping[str, tuple[str, ...]]
     work_out: Callable[[U64Array], U64Array]
 
 
@@ -123,6 +124,8 @@ class Program:
     gauges: momentary values of the host, by name. ratios: of any entity, by name.
     maps: the maps that the worker reads, its own and the core program's.
     losses: events that were seen and could not be counted, running.
+    numbers: of the running kernel, which the C text uses where they are known: the offset of
+    `structure.field`, the value of `enumeration.MEMBER`. Each is a macro, STRUCTURE_FIELD, else not defined.
     parts: of a program whose hooks belong to parts that come and go (Hook.part), those wanted now.
     """
 
@@ -141,6 +144,7 @@ class Program:
     losses: Callable[[Maps], int] | None = None
     prepare: Mapping[str, range] = field(default_factory=dict)  # queue map -> what it holds at the start
     parts: Callable[[], frozenset[str]] | None = None
+    numbers: tuple[str, ...] = ()
 
     @property
     def charts(self) -> tuple[Chart, ...]:
@@ -148,7 +152,7 @@ class Program:
 
     @property
     def derived_names(self) -> tuple[str, ...]:
-        return self.derived.names if self.derived else ()
+        return tuple(self.derived.names) if self.derived else ()
 
     @functools.cached_property
     def totals(self) -> Mapping[str, int]:

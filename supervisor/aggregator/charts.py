@@ -257,8 +257,8 @@ class ChartWriter:
             for column, total in zip(self._program.columns, latest.host, strict=True)
             if total is not None
         }
-        everything = len(columns) == len(self._program.columns)
-        derived = set(self._program.derived_names) if everything else set()
+        work = self._program.derived.names if self._program.derived else {}
+        derived = {name for name, needed in work.items() if columns.issuperset(needed)}
         there = columns | derived | set(latest.gauges)
         ratios = {
             name

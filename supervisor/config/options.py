@@ -11,7 +11,20 @@ from typing import Final
 
 from supervisor.config.kinds import AbsolutePath, Choice, Flag, Kind, Seconds, Text, Value, Whole
 
-PROGRAMS: Final = ("process", "disk", "fd", "softirq", "mount", "shm", "sync", "vfs")
+PROGRAMS: Final = (
+    "process",
+    "cachestat",
+    "dcstat",
+    "disk",
+    "fd",
+    "softirq",
+    "mount",
+    "oomkill",
+    "shm",
+    "swap",
+    "sync",
+    "vfs",
+)
 """The programs that exist, in the order in which they are started and shown."""
 
 GLOBAL: Final = "global"

@@ -1,14 +1,18 @@
-"""Offsets of fields in the kernel's own structures, from the types that it describes itself (BTF), read by
-libbpf, which BCC depends on."""
+"""Numbers of the kernel's own structures and enumerations, from the types that it describes itself (BTF),
+read by libbpf, which BCC depends on."""
 
 import ctypes
 import ctypes.util
-from typing import Final
+from typing import Any, Final
 
 # Kinds of types (include/uapi/linux/btf.h).
 _KIND_STRUCT: Final = 4
+_KIND_UNION: Final = 5
+_KIND_ENUM: Final = 6
 _KIND_FUNCTION: Final = 12
 _COUNT_MASK: Final = 0xFFFF  # of btf_type.info
+_KIND_SHIFT: Final = 24  # of btf_type.info
+_KIND_MASK: Final = 0x1F
 _BIT_FIELD_FLAG: Final = 1 << 31  # of btf_type.info: offsets hold a width too
 _OFFSET_MASK: Final = 0xFFFFFF
 
@@ -21,40 +25,86 @@ class _Member(ctypes.Structure):
     _fields_ = (("name_off", ctypes.c_uint32), ("type", ctypes.c_uint32), ("offset", ctypes.c_uint32))
 
 
-def offset_of(structure: str, field: str) -> int | None:
-    """Bytes from the beginning of the structure, None where the kernel or libbpf does not tell. For the field
-    `arguments` of a function, how many it takes: where fexit finds its result."""
-    name = ctypes.util.find_library("bpf") or "libbpf.so.1"
+class _Enumerator(ctypes.Structure):
+    _fields_ = (("name_off", ctypes.c_uint32), ("value", ctypes.c_int32))
+
+
+def number_of(name: str, member: str) -> int | None:
+    """Bytes from the beginning of the structure to its field, which may stand in a nameless part of it; or
+    the value of an enumeration's member; or, for the member `arguments` of a function, how many it takes: where
+    fexit finds its result. None where the kernel or libbpf does not tell."""
     try:
-        lib = ctypes.CDLL(name)
-        load, find = lib.btf__load_vmlinux_btf, lib.btf__find_by_name_kind
-        by_id, text = lib.btf__type_by_id, lib.btf__name_by_offset
+        lib = _libbpf()
     except (OSError, AttributeError):
         return None
-    load.restype = by_id.restype = ctypes.c_void_p
-    find.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_uint32]
-    by_id.argtypes = text.argtypes = [ctypes.c_void_p, ctypes.c_uint32]
-    text.restype = ctypes.c_char_p
-    lib.btf__free.argtypes = [ctypes.c_void_p]
-    kernel = load()
+    kernel = lib.btf__load_vmlinux_btf()
     if not kernel:
         return None
     try:
-        if field == "arguments":
-            number = find(kernel, structure.encode(), _KIND_FUNCTION)
-            # A function's type has the number of its prototype in the place of a size.
-            prototype = by_id(kernel, _Type.from_address(by_id(kernel, number)).size) if number > 0 else None
-            return _Type.from_address(prototype).info & _COUNT_MASK if prototype else None
-        number = find(kernel, structure.encode(), _KIND_STRUCT)
-        address = by_id(kernel, number) if number > 0 else None
-        if not address:
-            return None
-        head = _Type.from_address(address)
-        members = (_Member * (head.info & _COUNT_MASK)).from_address(address + ctypes.sizeof(_Type))
-        for member in members:
-            if text(kernel, member.name_off) == field.encode():
-                bits = member.offset & _OFFSET_MASK if head.info & _BIT_FIELD_FLAG else member.offset
-                return int(bits) // 8
-        return None
+        types = _Types(lib, kernel)
+        if member == "arguments":
+            function = lib.btf__find_by_name_kind(kernel, name.encode(), _KIND_FUNCTION)
+            return types.arguments_of(function) if function > 0 else None
+        structure = lib.btf__find_by_name_kind(kernel, name.encode(), _KIND_STRUCT)
+        bits = types.bits_to(structure, member.encode()) if structure > 0 else None
+        if bits is not None:
+            return bits // 8
+        enumeration = lib.btf__find_by_name_kind(kernel, name.encode(), _KIND_ENUM)
+        return types.value_of(enumeration, member.encode()) if enumeration > 0 else None
     finally:
         lib.btf__free(kernel)
+
+
+def _libbpf() -> Any:
+    """Raises OSError without libbpf, AttributeError for one that is too old."""
+    lib = ctypes.CDLL(ctypes.util.find_library("bpf") or "libbpf.so.1")
+    lib.btf__load_vmlinux_btf.restype = lib.btf__type_by_id.restype = ctypes.c_void_p
+    lib.btf__find_by_name_kind.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_uint32]
+    lib.btf__type_by_id.argtypes = lib.btf__name_by_offset.argtypes = [ctypes.c_void_p, ctypes.c_uint32]
+    lib.btf__name_by_offset.restype = ctypes.c_char_p
+    lib.btf__free.argtypes = [ctypes.c_void_p]
+    return lib
+
+
+class _Types:
+    """The kernel's types, which refer to each other by number."""
+
+    def __init__(self, lib: Any, kernel: int) -> None:
+        self._lib = lib
+        self._kernel = kernel
+
+    def bits_to(self, number: int, field: bytes) -> int | None:
+        head, members = self._read(number, _Member)
+        for member in members:
+            bits = int(member.offset & _OFFSET_MASK if head.info & _BIT_FIELD_FLAG else member.offset)
+            name = self._name(member.name_off)
+            if name == field:
+                return bits
+            if not name and self._kind(member.type) in (_KIND_STRUCT, _KIND_UNION):
+                within = self.bits_to(member.type, field)
+                if within is not None:
+                    return bits + within
+        return None
+
+    def value_of(self, number: int, name: bytes) -> int | None:
+        _, enumerators = self._read(number, _Enumerator)
+        return next((int(e.value) for e in enumerators if self._name(e.name_off) == name), None)
+
+    def arguments_of(self, function: int) -> int:
+        # A function's type has the number of its prototype in the place of a size.
+        head, _ = self._read(function, _Member)
+        prototype, _ = self._read(head.size, _Member)
+        return int(prototype.info) & _COUNT_MASK
+
+    def _read(self, number: int, part: Any) -> tuple[_Type, Any]:
+        """A type's head, and the array that stands behind it."""
+        address = self._lib.btf__type_by_id(self._kernel, number)
+        head = _Type.from_address(address)
+        return head, (part * (head.info & _COUNT_MASK)).from_address(address + ctypes.sizeof(_Type))
+
+    def _kind(self, number: int) -> int:
+        head = _Type.from_address(self._lib.btf__type_by_id(self._kernel, number))
+        return int(head.info >> _KIND_SHIFT & _KIND_MASK)
+
+    def _name(self, offset: int) -> bytes:
+        return bytes(self._lib.btf__name_by_offset(self._kernel, offset))

@@ -3,6 +3,7 @@ slots, and the one pass over /proc by which the processes that were there before
 """
 
 import ctypes
+import mmap
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -85,6 +86,7 @@ def defines(slots: int, pins: str, cpus: int, map_flags: str = "BPF_F_MMAPABLE")
         "PINS": f'"{pins}"',
         "CPUS": cpus,
         "MAP_FLAGS": map_flags,
+        "PAGE_SHIFT": mmap.PAGESIZE.bit_length() - 1,
     }
 
 

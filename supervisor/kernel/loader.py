@@ -13,7 +13,7 @@ import os
 import platform
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -62,6 +62,9 @@ _CALL_NUMBER: Final = re.compile(r"^#define __NR_(\w+)", re.MULTILINE)
 _CALL_PREFIXES: Final = ("__x64_", "__arm64_", "__se_", "")
 # Where is said whether the call under way is a 32-bit one; without it the registers have to tell.
 _CALL_STATUS: Final = "thread_info.status"
+# What the compiler adds to the name of a static function that it gives another interface. `.cold` and `.part`
+# are pieces of a function, not all of it.
+_VERSION: Final = re.compile(r"(\.(isra|constprop)\.\d+)+$")
 # Index for bpf_attach_kprobe (libbcc's enum bpf_probe_attach_type).
 _PROBE_ENTRY: Final = 0
 _PROBE_RETURN: Final = 1
@@ -72,6 +75,7 @@ class Request:
     """What to load.
 
     defines: constants for the C source. shared: maps of the core program that this one uses, by name.
+    numbers: see Program.
     prepare: runs between loading and attaching, with the maps (fills a queue, for example).
     finish: runs after attaching.
     tag: stands in the name of every kprobe_events line that libbcc may have to write.
@@ -86,6 +90,7 @@ class Request:
     tag: str
     prepare: Callable[["Tables"], None] | None = None
     finish: Callable[["Tables"], None] | None = None
+    numbers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -171,7 +176,7 @@ def _candidates(request: Request) -> tuple[dict[str, list[Plan]], list[HookRepor
         if declared and not allowed:
             wanted = " or ".join(request.preference.families)
             reports.append(HookReport(hook.name, wanted, "", False, f"this hook has no {wanted} plan"))
-        for plan in allowed:
+        for plan in (with_versions(plan, symbols) for plan in allowed):
             lacking = {t: why for t in plan.targets if (why := _lack(plan, t, symbols))}
             required = [t for t in lacking if not t.optional]
             reports += [report(hook, plan, t, lacking[t]) for t in required]
@@ -179,6 +184,21 @@ def _candidates(request: Request) -> tuple[dict[str, list[Plan]], list[HookRepor
                 present = tuple(t for t in plan.targets if t not in lacking)
                 plans[hook.name].append(Plan(plan.mechanism, present))
     return plans, reports
+
+
+def with_versions(plan: Plan, symbols: frozenset[str]) -> Plan:
+    """The plan with symbols such as `name.*` replaced by the version that the compiler has made here of the
+    static function, `name.isra.0` say, and left as they are where there is none."""
+
+    def version(target: Target) -> Target:
+        if not target.symbol.endswith(".*"):
+            return target
+        made = sorted(
+            symbol for symbol in symbols if _VERSION.sub("", symbol) == target.symbol[:-2] != symbol
+        )
+        return replace(target, symbol=made[0]) if made else target
+
+    return Plan(plan.mechanism, tuple(map(version, plan.targets)))
 
 
 def _kernel_functions() -> frozenset[str]:
@@ -231,7 +251,7 @@ def _fields_of(event: str) -> frozenset[str] | None:
 
 @functools.cache
 def _field_offset(field: str) -> int | None:
-    return btf.offset_of(*field.split("."))
+    return btf.number_of(*field.split("."))
 
 
 def _compile(request: Request, candidates: Mapping[str, list[Plan]], bits: system_calls.Bits) -> Any:
@@ -252,6 +272,7 @@ def _compile(request: Request, candidates: Mapping[str, list[Plan]], bits: syste
         if plan.mechanism_of(target) != "system call"
     )
     fields = {t.field for plans in candidates.values() for plan in plans for t in plan.targets if t.field}
+    fields |= {number for number in request.numbers if _field_offset(number) is not None}
     seen: set[Path] = set()
     text = f"#include <linux/ptrace.h>\n{expand(SOURCES / request.source, seen)}\n"
     if bits:
@@ -407,7 +428,7 @@ class _Attacher:
                 link = lib.bpf_attach_kfunc(program)
             elif FAMILY[mechanism] == "kprobe":
                 kind = _PROBE_RETURN if mechanism == "kretprobe" else _PROBE_ENTRY
-                event = f"{self._request.tag}_{'r' if kind else 'p'}_{target.symbol}"
+                event = f"{self._request.tag}_{'r' if kind else 'p'}_{target.symbol.replace('.', '_')}"
                 link = lib.bpf_attach_kprobe(program, kind, event.encode(), target.symbol.encode(), 0, 0)
             else:
                 category, event = target.symbol.split(":")

@@ -12,6 +12,7 @@ body is written once in C; a *target* says how its arguments are had at that pla
 """
 
 import platform
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -36,7 +37,11 @@ SIDES: Final[tuple[Side, ...]] = ("enter", "exit")
 
 @dataclass(frozen=True)
 class Target:
-    """One place in the kernel. symbol: a function, or `category:event` of a tracepoint of any kind."""
+    """One place in the kernel. symbol: a function, or `category:event` of a tracepoint of any kind.
+
+    A kprobe's symbol `name.*` stands for what the compiler has made of the static function, `name.isra.0`
+    say; a trampoline cannot have it, since the kernel's types (BTF) do not describe such versions.
+    """
 
     symbol: str
     handler: str
@@ -129,7 +134,7 @@ def function_name(hook: Hook, plan: Plan, target: Target) -> str:
         return f"kfunc__{target.symbol}"
     if mechanism == "fexit":
         return f"kretfunc__{target.symbol}"
-    return f"{hook.name}__{mechanism}__{target.symbol}".replace(" ", "_").replace(":", "__")
+    return re.sub(r"[ .*]", "_", f"{hook.name}__{mechanism}__{target.symbol}".replace(":", "__"))
 
 
 def context_type(plan: Plan, target: Target) -> str:
@@ -151,9 +156,11 @@ def glue(hook: Hook, plan: Plan, target: Target) -> str:
     return f"int {name}({context} *args) {{ return {target.handler}({target.arguments}); }}\n"
 
 
-def function_plan(mechanism: Mechanism, symbol: str, handler: str, arguments: str = "") -> Plan:
+def function_plan(
+    mechanism: Mechanism, symbol: str, handler: str, arguments: str = "", *, field: str = ""
+) -> Plan:
     """A plan with one function as its only target."""
-    return Plan(mechanism, (Target(symbol, handler, arguments),))
+    return Plan(mechanism, (Target(symbol, handler, arguments, field=field),))
 
 
 def tracepoint_plan(handler: str, arguments: str, *events: str, optional: tuple[str, ...] = ()) -> Plan:

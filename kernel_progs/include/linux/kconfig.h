@@ -14,6 +14,7 @@ typedef int s32;
 typedef long long s64;
 
 typedef int pid_t;
+typedef u32 uid_t;
 typedef u32 dev_t;
 typedef u64 sector_t;
 typedef unsigned short umode_t;
