@@ -11,7 +11,7 @@ from typing import Final
 
 from supervisor.config.kinds import AbsolutePath, Choice, Flag, Kind, Seconds, Text, Value, Whole
 
-PROGRAMS: Final = ("process", "fd", "softirq", "disk")
+PROGRAMS: Final = ("process", "socket", "fd", "softirq", "disk")
 """The programs that exist, in the order in which they are started and shown."""
 
 GLOBAL: Final = "global"
@@ -74,6 +74,7 @@ class Module:
     heeds: frozenset[str] = frozenset()
     extra: tuple[Option, ...] = ()
     open_sections: frozenset[str] = frozenset()
+    without_effect: tuple[Option, ...] = ()
 
     @property
     def exists(self) -> bool:
@@ -189,8 +190,8 @@ MODULES: Final = {
             ("network.conf", "socket.conf"),
             ("socket", "network viewer"),
             _PER_PROCESS,
-            (*_SOCKET_TABLES, *_CONNECTIONS),
-            _SERVICE_NAMES,
+            open_sections=_SERVICE_NAMES,
+            without_effect=(*_SOCKET_TABLES, *_CONNECTIONS),
         ),
         _module("cachestat", _PER_PROCESS),
         _module("dcstat", _PER_PROCESS),
@@ -289,4 +290,4 @@ def module_options(module: Module) -> FileOptions:
         for option in _COMMON
     )
     extra = tuple(replace(option, used=module.exists) for option in module.extra)
-    return FileOptions((*common, *extra), module.open_sections)
+    return FileOptions((*common, *extra, *module.without_effect), module.open_sections)

@@ -42,7 +42,13 @@ class Target:
     arguments: str = ""
     optional: bool = False  # may be missing: an older kernel, another processor
     mechanism: Mechanism | None = None  # where it is not the plan's: a kretprobe needs its kprobe
-    field: str = ""  # `structure.field` of the kernel whose offset the arguments need
+    field: str = ""  # what the arguments need to know of the kernel's types: see `needed`
+
+    def needed(self) -> tuple[str, ...]:
+        """`structure.field`, whose offset C knows as STRUCTURE_FIELD; `function()`, whose number of
+        parameters it knows as FUNCTION_ARGS. Without one that ends in `?` the target can do: it is not defined
+        then."""
+        return tuple(self.field.split())
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,7 @@ class Hook:
     exercise: makes one harmless event of it in the calling process, None where that cannot be done.
     column: where the exercise must show, as index into the program's row.
     part: what must be there for it: a type of file system, say (Program.parts); "" = it is always wanted.
+    impossible: why no Linux has such an event; it has no plans then.
     """
 
     name: str
@@ -77,6 +84,7 @@ class Hook:
     exercise: Callable[[], None] | None = None
     column: int = 0
     part: str = ""
+    impossible: str = ""
 
     def plans(self, mode: Mode) -> tuple[Plan, ...]:
         return self.entry if mode == "entry" else self.returning
