@@ -46,8 +46,8 @@ class Target:
 
     def needed(self) -> tuple[str, ...]:
         """`structure.field`, whose offset C knows as STRUCTURE_FIELD; `function()`, whose number of
-        parameters it knows as FUNCTION_ARGS. Without one that ends in `?` the target can do: it is not defined
-        then."""
+        parameters it knows as FUNCTION_ARGS. Without one that ends in `?`, which is then not defined in C,
+        the target can do."""
         return tuple(self.field.split())
 
 
