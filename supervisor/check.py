@@ -103,7 +103,8 @@ def _program(program: Program, core: Loaded, defines: dict[str, str | int], mark
     )
     loaded = _load(program.name, request)
     attached = {hook.hook for hook in loaded.hooks if hook.attached}
-    missing = [hook.name for hook in program.hooks if hook.name not in attached]
+    wanted = [hook.name for hook in program.hooks if not hook.impossible]
+    missing = [name for name in wanted if name not in attached]
     answer = {
         "name": program.name,
         "available": not missing,

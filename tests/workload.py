@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -26,10 +26,12 @@ _MISSING: Final = "/dev/null/missing"
 class Workload:
     """The test's side."""
 
+    SCRIPT = Path(__file__)
+
     def __init__(self, name: str) -> None:
         self.name = name
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(Path(__file__)), name],
+            [sys.executable, "-I", "-S", str(self.SCRIPT), name],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -55,13 +57,19 @@ class Workload:
         self._process.stdin.write(" ".join([what, *map(str, numbers)]) + "\n")
         self._process.stdin.flush()
 
-    def done(self) -> None:
-        """Waits for the end of what was ordered."""
-        assert self._answer() == "done"
+    def done(self) -> int:
+        """Waits for the end of what was ordered, and gives the number that it has to tell."""
+        word, number = self._answer().split()
+        assert word == "done"
+        return int(number)
 
     def do(self, what: str, *numbers: int) -> None:
         self.order(what, *numbers)
         self.done()
+
+    def ask(self, what: str, *numbers: int) -> int:
+        self.order(what, *numbers)
+        return self.done()
 
     def rename(self, name: str) -> None:
         """Gives the process another name; the byte 0x01 stands for a newline."""
@@ -199,17 +207,18 @@ _ORDERS: Final[dict[str, Callable[..., None]]] = {
 }
 
 
-def main() -> None:
-    """The process's side: orders from stdin, one a line; "done" after each."""
+def main(orders: Mapping[str, Callable[..., int | None]] = _ORDERS) -> None:
+    """The process's side: orders from stdin, one a line; "done" and a number after each."""
     _set_name(os.fsencode(sys.argv[1]))
     print("ready", flush=True)
     for line in sys.stdin:
         what, *words = line.split()
         if what == "name":
             _set_name(os.fsencode(line.rstrip("\n").partition(" ")[2].replace("\x01", "\n")))
+            number = None
         else:
-            _ORDERS[what](*map(int, words))
-        print("done", flush=True)
+            number = orders[what](*map(int, words))
+        print("done", number or 0, flush=True)
 
 
 if __name__ == "__main__":

@@ -190,8 +190,8 @@ CREATE = Hook(
                 Target(
                     "vfs_create",
                     "on_create",
-                    "(int)args[VFS_CREATE_ARGUMENTS]",
-                    field="vfs_create.arguments",
+                    "(int)args[VFS_CREATE_ARGS]",
+                    field="vfs_create()",
                 ),
                 _OPENED,
             ),

@@ -13,6 +13,7 @@ from supervisor.config.kinds import AbsolutePath, Choice, Flag, Kind, Seconds, T
 
 PROGRAMS: Final = (
     "process",
+    "socket",
     "cachestat",
     "dcstat",
     "disk",
@@ -89,6 +90,7 @@ class Module:
     heeds: frozenset[str] = frozenset()
     extra: tuple[Option, ...] = ()
     open_sections: frozenset[str] = frozenset()
+    without_effect: tuple[Option, ...] = ()
 
     @property
     def exists(self) -> bool:
@@ -213,8 +215,8 @@ MODULES: Final = {
             ("network.conf", "socket.conf"),
             ("socket", "network viewer"),
             _PER_PROCESS,
-            (*_SOCKET_TABLES, *_CONNECTIONS),
-            _SERVICE_NAMES,
+            open_sections=_SERVICE_NAMES,
+            without_effect=(*_SOCKET_TABLES, *_CONNECTIONS),
         ),
         _module("cachestat", _PER_PROCESS),
         _module("dcstat", _PER_PROCESS),
@@ -314,4 +316,4 @@ def module_options(module: Module) -> FileOptions:
         for option in _COMMON
     )
     extra = tuple(replace(option, used=module.exists) for option in module.extra)
-    return FileOptions((*common, *extra), module.open_sections)
+    return FileOptions((*common, *extra, *module.without_effect), module.open_sections)

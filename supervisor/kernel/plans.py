@@ -48,9 +48,13 @@ class Target:
     arguments: str = ""
     optional: bool = False  # may be missing: an older kernel, another processor
     mechanism: Mechanism | None = None  # where it is not the plan's: a kretprobe needs its kprobe
-    field: str = (
-        ""  # `structure.field` of the kernel whose offset the arguments need, or `function.arguments`
-    )
+    field: str = ""  # what the arguments need to know of the kernel's types: see `needed`
+
+    def needed(self) -> tuple[str, ...]:
+        """`structure.field`, whose offset C knows as STRUCTURE_FIELD; `function()`, whose number of
+        parameters it knows as FUNCTION_ARGS. Without one that ends in `?`, which is then not defined in C,
+        the target can do."""
+        return tuple(self.field.split())
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,7 @@ class Hook:
     column, events: where the exercise must show, as index into the program's row, and how often at least:
     once for each of the targets, where a plan needs several.
     part: what must be there for it: a type of file system, say (Program.parts); "" = it is always wanted.
+    impossible: why no Linux has such an event; it has no plans then.
     """
 
     name: str
@@ -87,6 +92,7 @@ class Hook:
     column: int = 0
     part: str = ""
     events: int = 1
+    impossible: str = ""
 
     def plans(self, mode: Mode) -> tuple[Plan, ...]:
         return self.entry if mode == "entry" else self.returning

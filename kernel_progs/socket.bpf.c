@@ -1,0 +1,356 @@
+// Calls, bytes and errors of TCP and UDP sockets, connections and retransmits, by process.
+//
+// What a call moved is known at its end only: a short send returns less than it was asked for. So sends and receipts
+// are seen at their end, in both load modes.
+#define ROW_COLUMNS 24
+#include "counters.h"
+
+enum column {
+    ACCEPT_TCP, ACCEPT_UDP, CONNECT_V4, CONNECT_V6,
+    TCP_SENT, TCP_SENT_BYTES, TCP_SENT_ERROR, TCP_RECEIVED, TCP_RECEIVED_BYTES, TCP_RECEIVED_ERROR,
+    TCP_CLOSE, TCP_RETRANSMIT,
+    UDP_SENT, UDP_SENT_BYTES, UDP_SENT_ERROR, UDP_RECEIVED, UDP_RECEIVED_BYTES, UDP_RECEIVED_ERROR
+};
+
+// Of each three columns of a direction, by distance from the calls.
+#define BYTES 1
+#define ERROR 2
+
+// include/linux/socket.h, include/uapi/linux/in.h, include/net/tcp_states.h
+#define AF_INET 2
+#define AF_INET6 10
+#define IPPROTO_TCP 6
+#define IPPROTO_UDP 17
+#define MSG_PEEK 0x2
+#define MSG_ERRQUEUE 0x2000
+#define STATE_ESTABLISHED 1
+#define STATE_SYN_SENT 2
+#define STATE_SYN_RECV 3
+#define STATE_CLOSE 7
+
+// ---- whose a socket is: the process that last connected, accepted or sent on it
+//
+// Retransmits happen in whatever process a timer interrupts. A word holds 42 bits of the socket's address (the 6
+// below are zero, those above are the same for all) and the 22 bits of a process id (PID_MAX_LIMIT of
+// include/linux/threads.h). Sockets that fall on one place take it from each other: what is no longer there
+// is nobody's, and never somebody else's. 32,768 places are 256 KB.
+#define OWNER_BITS 15
+#define TGID_BITS 22
+BPF_ARRAY(owners, u64, 1 << OWNER_BITS);
+
+static __always_inline u64 tag_of(u64 sock)
+{
+    return sock >> 6 << TGID_BITS;
+}
+
+static __always_inline u64 *owner_of(u64 sock)
+{
+    u32 place = (sock >> 6) * 0x9E3779B97F4A7C15 >> (64 - OWNER_BITS); // Fibonacci hashing: 2^64 / golden ratio
+    return owners.lookup(&place);
+}
+
+static __always_inline void remember_owner(u64 sock)
+{
+    u64 *owner = owner_of(sock);
+    u64 mine = tag_of(sock) | current_tgid();
+    if (owner && *owner != mine)
+        *owner = mine;
+}
+
+static __always_inline u32 slot_of_owner(u64 sock)
+{
+    u64 *owner = owner_of(sock);
+    u64 found = owner ? *owner : 0;
+    return found >> TGID_BITS << TGID_BITS == tag_of(sock) ? slot_of(found & ((1 << TGID_BITS) - 1)) : 0;
+}
+
+// ---- fields of struct sock, by the offsets that the loader reads from BTF
+
+#ifdef SOCK_COMMON_SKC_FAMILY
+static __always_inline u16 family_of(u64 sock)
+{
+    u16 family = 0;
+    bpf_probe_read_kernel(&family, sizeof(family), (const void *)(sock + SOCK_COMMON_SKC_FAMILY));
+    return family;
+}
+#endif
+
+#if defined(SOCK_COMMON_SKC_FAMILY) && defined(SOCK_SK_PROTOCOL)
+// The protocol of an IPv4 or IPv6 socket, 0 of any other: numbers mean something else there. sk_protocol has 16 bits
+// of its own since 5.6 (kernel commit bf9765145b85).
+static __always_inline u32 protocol_of(u64 sock)
+{
+    u16 family = family_of(sock), protocol = 0;
+    if (family != AF_INET && family != AF_INET6)
+        return 0;
+    bpf_probe_read_kernel(&protocol, sizeof(protocol), (const void *)(sock + SOCK_SK_PROTOCOL));
+    return protocol;
+}
+#endif
+
+// IPv4 in an IPv6 socket has addresses ::ffff:a.b.c.d (RFC 4291, 2.5.5.2).
+static __always_inline int is_mapped(const u32 *address)
+{
+    return !address[0] && !address[1] && address[2] == 0xffff0000; // little-endian
+}
+
+static __always_inline u32 version_of_address(const void *kernel_address)
+{
+    u32 address[4] = {};
+    bpf_probe_read_kernel(address, sizeof(address), kernel_address);
+    return is_mapped(address) ? 4 : 6;
+}
+
+#if defined(SOCK_COMMON_SKC_V6_DADDR) && defined(SOCK_SK_PROTOCOL)
+// What a connecting TCP socket speaks, 4 or 6; 0 for another protocol.
+static __always_inline u32 version_of(u64 sock)
+{
+    if (protocol_of(sock) != IPPROTO_TCP)
+        return 0;
+    return family_of(sock) == AF_INET ? 4 : version_of_address((const void *)(sock + SOCK_COMMON_SKC_V6_DADDR));
+}
+#endif
+
+static __always_inline int connects(int old_state, int new_state)
+{
+    return old_state == STATE_CLOSE && new_state == STATE_SYN_SENT;
+}
+
+static __always_inline int is_accepted(int old_state, int new_state)
+{
+    return old_state == STATE_SYN_RECV && new_state == STATE_ESTABLISHED;
+}
+
+// ---- connections
+
+static __always_inline int on_accept(u64 accepted)
+{
+    if (accepted) {
+        remember_owner(accepted);
+        count(ACCEPT_TCP, 1);
+    }
+    return 0;
+}
+
+// The peer's last packet of the handshake comes in an interrupt, before the server asks for the connection.
+static __always_inline int on_inbound(u32 protocol)
+{
+    if (protocol == IPPROTO_TCP)
+        count_at(0, ACCEPT_TCP, 1);
+    return 0;
+}
+
+static __always_inline int on_connect_v4(u64 sock)
+{
+    remember_owner(sock);
+    count(CONNECT_V4, 1);
+    return 0;
+}
+
+// tcp_v6_connect calls tcp_v4_connect for an IPv4 address, which is counted there. struct sockaddr_in6 has its
+// address after family, port and flow information.
+static __always_inline int on_connect_v6(u64 sock, u64 sockaddr)
+{
+    if (version_of_address((const void *)(sockaddr + 8)) == 4)
+        return 0;
+    remember_owner(sock);
+    count(CONNECT_V6, 1);
+    return 0;
+}
+
+static __always_inline int on_syn_v4(u64 sock, u32 version)
+{
+    return version == 4 ? on_connect_v4(sock) : 0;
+}
+
+static __always_inline int on_syn_v6(u64 sock, u32 version)
+{
+    if (version == 6) {
+        remember_owner(sock);
+        count(CONNECT_V6, 1);
+    }
+    return 0;
+}
+
+static __always_inline int on_close(void)
+{
+    count(TCP_CLOSE, 1);
+    return 0;
+}
+
+static __always_inline int on_destroy(u64 sock)
+{
+    count_at(slot_of_owner(sock), TCP_CLOSE, 1);
+    return 0;
+}
+
+// ---- retransmits
+
+static __always_inline int on_retransmit(u64 sock, long error)
+{
+    if (!error)
+        count_at(slot_of_owner(sock), TCP_RETRANSMIT, 1);
+    return 0;
+}
+
+// The socket that a task, or the interrupt of it, is sending again for. An interrupt that does the same within
+// leaves the task's own without a socket: nobody's, and counted.
+BPF_HASH(resending, u32, u64, 1024);
+
+static __always_inline int on_retransmit_enter(u64 sock)
+{
+    u32 tid = bpf_get_current_pid_tgid();
+    resending.update(&tid, &sock);
+    return 0;
+}
+
+static __always_inline int on_retransmit_exit(long error)
+{
+    u32 tid = bpf_get_current_pid_tgid();
+    u64 *sock = resending.lookup(&tid);
+    on_retransmit(sock ? *sock : 0, error);
+    if (sock)
+        resending.delete(&tid);
+    return 0;
+}
+
+#if defined(__BPF_TRACE_TCP_RETRANSMIT_SKB_ARGS) && __BPF_TRACE_TCP_RETRANSMIT_SKB_ARGS > 3
+#define RETRANSMIT_ERROR(args) (int)args[2] // the tracepoint has an error, which is then 0 in most cases
+#else
+#define RETRANSMIT_ERROR(args) 0            // it is there for what has gone out only
+#endif
+
+// ---- sends and receipts
+
+// `calls` is the first of three columns; `result` is what the kernel returned.
+static __always_inline int transferred(u32 calls, long result)
+{
+    u32 slot = slot_of(current_tgid());
+    count_at(slot, calls, 1);
+    if (result < 0)
+        count_at(slot, calls + ERROR, 1);
+    else if (result)
+        count_at(slot, calls + BYTES, result);
+    return 0;
+}
+
+// Data that is only looked at will be received once more, and a message of the error queue was never received.
+static __always_inline int received(u32 calls, u32 flags, long result)
+{
+    return transferred(calls, result > 0 && flags & (MSG_PEEK | MSG_ERRQUEUE) ? 0 : result);
+}
+
+// `nonblock` was taken from tcp_recvmsg, udp_recvmsg and udpv6_recvmsg in 5.19 (kernel commit ec095263a965), the
+// pointer after the flags later.
+#define FLAGS_INDEX (TCP_RECVMSG_ARGS == 6 ? 4 : 3)
+#define FLAGS_REGISTER(args) (TCP_RECVMSG_ARGS == 6 ? PT_REGS_PARM5(args) : PT_REGS_PARM4(args))
+
+static __always_inline int on_tcp_sent(u64 sock, long result)
+{
+    remember_owner(sock);
+    return transferred(TCP_SENT, result);
+}
+
+static __always_inline int on_tcp_received(u32 flags, long result)
+{
+    return received(TCP_RECEIVED, flags, result);
+}
+
+static __always_inline int on_udp_sent(long result)
+{
+    return transferred(UDP_SENT, result);
+}
+
+// udpv6_sendmsg calls udp_sendmsg for an IPv4 address, and is counted itself.
+static __always_inline int on_udp_v4_sent(u32 family, long result)
+{
+    return family == AF_INET6 ? 0 : on_udp_sent(result);
+}
+
+static __always_inline int on_udp_received(u32 flags, long result)
+{
+    return received(UDP_RECEIVED, flags, result);
+}
+
+// What the tracepoints of all sockets see.
+static __always_inline int on_sent_tcp(u64 sock, u32 protocol, long result)
+{
+    return protocol == IPPROTO_TCP ? on_tcp_sent(sock, result) : 0;
+}
+
+static __always_inline int on_sent_udp(u32 protocol, long result)
+{
+    return protocol == IPPROTO_UDP ? on_udp_sent(result) : 0;
+}
+
+static __always_inline int on_received_tcp(u32 protocol, u32 flags, long result)
+{
+    return protocol == IPPROTO_TCP ? on_tcp_received(flags, result) : 0;
+}
+
+static __always_inline int on_received_udp(u32 protocol, u32 flags, long result)
+{
+    return protocol == IPPROTO_UDP ? on_udp_received(flags, result) : 0;
+}
+
+// A kretprobe knows the result only. What its kprobe has to tell it is rare, and noted by task: the flags of a
+// receipt that moves nothing, or that a send is part of another one.
+BPF_HASH(noted, u32, u32, 1024);
+#define PART_OF_ANOTHER 1
+
+// What was noted before belongs to a call whose end was missed.
+static __always_inline int note(u32 what)
+{
+    u32 tid = bpf_get_current_pid_tgid();
+    if (what)
+        noted.update(&tid, &what);
+    else if (noted.lookup(&tid))
+        noted.delete(&tid);
+    return 0;
+}
+
+static __always_inline u32 take_note(void)
+{
+    u32 tid = bpf_get_current_pid_tgid();
+    u32 *found = noted.lookup(&tid);
+    u32 what = found ? *found : 0;
+    if (found)
+        noted.delete(&tid);
+    return what;
+}
+
+static __always_inline int on_tcp_send_enter(u64 sock)
+{
+    remember_owner(sock);
+    return 0;
+}
+
+static __always_inline int on_tcp_send_exit(long result)
+{
+    return transferred(TCP_SENT, result);
+}
+
+static __always_inline int on_udp_v4_send_enter(u32 family)
+{
+    return note(family == AF_INET6 ? PART_OF_ANOTHER : 0);
+}
+
+static __always_inline int on_udp_v4_send_exit(long result)
+{
+    return take_note() == PART_OF_ANOTHER ? 0 : on_udp_sent(result);
+}
+
+static __always_inline int on_receive_enter(u32 flags)
+{
+    return note(flags & (MSG_PEEK | MSG_ERRQUEUE));
+}
+
+static __always_inline int on_tcp_receive_exit(long result)
+{
+    return on_tcp_received(take_note(), result);
+}
+
+static __always_inline int on_udp_receive_exit(long result)
+{
+    return on_udp_received(take_note(), result);
+}
