@@ -28,11 +28,12 @@ _SIZE_OF_VECTOR = "size_of((const struct piece *)PT_REGS_PARM2(args), PT_REGS_PA
 
 
 def _transfer_hook(name: str, calls: tuple[str, ...], column: int) -> Hook:
-    """Reads or writes. vfs_X has all calls with one buffer, vfs_Xv all with a vector of them, and neither calls
-    the other, on every kernel tried (5.10 to 7.2). sendfile, splice, copy_file_range and io_submit pass neither.
+    """Reads or writes. vfs_X has all calls with one buffer, vfs_Xv all with a vector of them, and neither
+    calls the other, on every kernel tried (5.10 to 7.2). sendfile, splice, copy_file_range and io_submit pass
+    neither.
 
-    Bytes are the result, so trampolines are at the exit in entry mode too. Kprobes of entry mode have the size
-    asked for.
+    Bytes are the result, so trampolines are at the exit in entry mode too. Kprobes of entry mode have the
+    size asked for.
     """
     handler, asked = f"on_{name}", f"on_{name}_asked"
     single, vector = f"vfs_{name}", f"vfs_{name}v"
