@@ -114,7 +114,7 @@ class _Worker:
         words = maps["rows"].words()[:, : len(self._program.columns)]
         shards = self._given.shards
         if shards == 1:
-            return words
+            return words[: self._given.table_shape.rows]
         summed: U64Array = words.reshape(-1, shards, words.shape[1]).sum(axis=1, dtype=np.uint64)
         return summed
 

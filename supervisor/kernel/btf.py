@@ -31,8 +31,8 @@ class _Enumerator(ctypes.Structure):
 
 def number_of(name: str, member: str) -> int | None:
     """Bytes from the beginning of the structure to its field, which may stand in a nameless part of it; or
-    the value of an enumeration's member; or, for the member `arguments` of a function, how many it takes: where
-    fexit finds its result. None where the kernel or libbpf does not tell."""
+    the value of an enumeration's member; or, for the member `arguments` of a function, how many it takes:
+    where fexit finds its result. None where the kernel or libbpf does not tell."""
     try:
         lib = _libbpf()
     except (OSError, AttributeError):

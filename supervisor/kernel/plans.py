@@ -197,8 +197,8 @@ def task_plans(handler: str, event: str) -> tuple[Plan, ...]:
     )
 
 
-# Before the name of a system call's function since 4.17 (arch/*/include/asm/syscall_wrapper.h). Its argument is
-# the caller's registers; 32-bit calls have functions of their own, which are left out.
+# Before the name of a system call's function since 4.17 (arch/*/include/asm/syscall_wrapper.h). Its argument
+# is the caller's registers; 32-bit calls have functions of their own, which are left out.
 _WRAPPER: Final[Mapping[str, str]] = {
     "x86_64": "__x64_sys_",
     "aarch64": "__arm64_sys_",
