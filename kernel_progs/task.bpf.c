@@ -31,8 +31,9 @@ BPF_F_TABLE("array", u32, u64, tallies, TALLIES, MAP_FLAGS);
 BPF_QUEUE(free_slots, u32, SLOTS);
 
 // PLANT: the process `pid` gets the slot, unless the hook of forks has given it one. MAP: the thread `pid` of
-// the process `ppid` is counted in that one's slot. EXITED, GONE: what was missed between /proc and PLANT.
-enum order_kind { PLANT, MAP, EXITED, GONE };
+// the process `ppid` is counted in that one's slot. EXITED, GONE, CGROUP: what was missed between /proc and
+// PLANT; `cgroup_was` is what /proc said before.
+enum order_kind { PLANT, MAP, EXITED, GONE, CGROUP };
 
 struct order {
     u64 number;      // the answer bears it
@@ -42,6 +43,8 @@ struct order {
     u32 ppid;
     u64 start_ns;
     u64 exited;
+    u64 cgroup_id;
+    u64 cgroup_was;
     char comm[COMM_BYTES];
 };
 
@@ -94,6 +97,14 @@ static __always_inline void give_back(u32 slot, struct task *owner)
     free_slots.push(&slot, 0);
 }
 
+static __always_inline void move(struct task *self, u64 cgroup_id)
+{
+    if (self->cgroup_id == cgroup_id)
+        return;
+    self->cgroup_id = cgroup_id;
+    self->moves++;
+}
+
 // A task has been made and has not run yet; the current task is the one that called fork.
 static __always_inline int on_newtask(u32 pid, u64 clone_flags)
 {
@@ -127,7 +138,11 @@ static __always_inline int on_newtask(u32 pid, u64 clone_flags)
     self->start_ns = bpf_ktime_get_ns();
     self->exit_ns = 0;
     self->freed_ns = 0;
-    self->cgroup_id = bpf_get_current_cgroup_id();
+    self->cgroup_id = mother && parent_slot ? mother->cgroup_id : 0;
+#if CGROUP_VERSION == 2
+    if (!self->cgroup_id)
+        self->cgroup_id = bpf_get_current_cgroup_id();
+#endif
     bpf_get_current_comm(self->comm, COMM_BYTES);
     self->state = TASK_LIVE;
     return 0;
@@ -138,8 +153,25 @@ static __always_inline int on_exec(void)
 {
     u32 slot = slot_of(current_tgid());
     struct task *self = task_of(slot);
-    if (slot && self)
-        self->exit_ns = 0;
+    if (!slot || !self)
+        return 0;
+    self->exit_ns = 0;
+#if CGROUP_VERSION == 2
+    // A process made with CLONE_INTO_CGROUP never moved. Twice, so that a move meanwhile is not undone.
+    move(self, bpf_get_current_cgroup_id());
+    move(self, bpf_get_current_cgroup_id());
+#endif
+    return 0;
+}
+
+// A process moves with all its threads. A thread can move alone too (version 1, threaded cgroups): the leader
+// speaks for its process, as it does in /proc/PID/cgroup; others do not.
+static __always_inline int on_attach(u32 pid, u32 hierarchy, u64 cgroup_id)
+{
+    u32 slot = slot_of(pid);
+    struct task *self = task_of(slot);
+    if (hierarchy == CGROUP_HIERARCHY && slot && self && self->tgid == pid)
+        move(self, cgroup_id);
     return 0;
 }
 
@@ -152,6 +184,7 @@ static __always_inline void plant(struct order *given)
     self->ppid = given->ppid;
     self->start_ns = given->start_ns;
     self->exit_ns = given->exited ? bpf_ktime_get_ns() : 0;
+    self->cgroup_id = given->cgroup_id;
     __builtin_memcpy(self->comm, given->comm, COMM_BYTES);
     self->state = TASK_LIVE;
     set_slot(given->pid, given->slot);
@@ -176,6 +209,8 @@ static __always_inline int on_order(void)
     if (has == slot && owner->tgid == given->pid && owner->state == TASK_LIVE) {
         if (given->kind == EXITED && !owner->exit_ns)
             owner->exit_ns = bpf_ktime_get_ns();
+        if (given->kind == CGROUP && owner->cgroup_id == given->cgroup_was)
+            move(owner, given->cgroup_id);
         if (given->kind == GONE)
             give_back(slot, owner);
     }

@@ -22,7 +22,7 @@ from supervisor.aggregator.output import reader_gone, widen
 from supervisor.aggregator.stream import DISABLE
 from supervisor.commands import Commands
 from supervisor.config.model import Config
-from supervisor.kernel import identities, loader, reading
+from supervisor.kernel import cgroup_hierarchy, identities, loader, reading
 from supervisor.kernel.plans import Preference
 from supervisor.loop import Loop
 from supervisor.pipeline import ledger, table
@@ -86,6 +86,8 @@ class Arbiter:
         found, complaint = reading.find(self._config.map_reading, options.account)
         if complaint:
             log.warning("[supervisor] %s", complaint)
+        by_cgroup = any(c.cgroups for c in enabled)
+        self.hierarchy = cgroup_hierarchy.find() if by_cgroup else None
         self._identities_fd = slot_groups.create(self._slots)
         house = House(
             self.loop,
@@ -194,17 +196,12 @@ class Arbiter:
     # ---- what units need
 
     def _core_request(self) -> loader.Request:
-        seeding = identities.Seeding(self._slots)
-        return loader.Request(
-            identities.SOURCE,
-            identities.HOOKS,
-            "entry",
-            Preference(("tracepoint",)),
+        return identities.request(
+            self._slots,
+            self.hierarchy,
             self._defines,
-            {},
+            Preference(("tracepoint",)),
             kprobe_events.tag(self._runtime_dir.path),
-            seeding.prepare,
-            seeding.finish,
         )
 
     def _storage(self, program: Program) -> account.Storage:

@@ -12,7 +12,7 @@ from typing import Any
 
 from supervisor import kprobe_events, logs, spawn, status_table
 from supervisor.errors import SupervisorError
-from supervisor.kernel import handover, identities, loader
+from supervisor.kernel import cgroup_hierarchy, handover, identities, loader, reading
 from supervisor.kernel.handover import Loaded
 from supervisor.kernel.plans import Preference
 from supervisor.units import lacking, run_loader
@@ -67,23 +67,11 @@ def _features() -> Iterator[Feature]:
 
 
 def _programs() -> list[dict[str, Any]]:
-    defines = {**identities.defines(_SLOTS, str(loader.PINS), loader.possible_cpus()), "SHARDS": 1}
+    found, _ = reading.find("auto", spawn.find_account(None))
+    made = identities.defines(_SLOTS, str(loader.PINS), loader.possible_cpus(), found.map_flags)
+    defines = {**made, "SHARDS": 1}
     mark = kprobe_events.tag(Path("/check"))
-    seeding = identities.Seeding(_SLOTS)
-    core = _load(
-        "task",
-        loader.Request(
-            identities.SOURCE,
-            identities.HOOKS,
-            "entry",
-            Preference(),
-            defines,
-            {},
-            mark,
-            seeding.prepare,
-            seeding.finish,
-        ),
-    )
+    core = _load("task", identities.request(_SLOTS, cgroup_hierarchy.find(), defines, Preference(), mark))
     try:
         return [_program(program, core, defines, mark) for program in all_programs().values()]
     finally:

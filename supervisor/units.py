@@ -198,12 +198,20 @@ class CoreUnit(LoadingUnit):
 
     def accepted(self) -> None:
         attached = {hook.hook for hook in self.hooks if hook.attached}
-        if attached != {hook.name for hook in identities.HOOKS}:
+        if not attached.issuperset(hook.name for hook in identities.HOOKS):
             self.unload()
             self.unavailable(f"processes cannot be followed: {lacking(self.hooks)}")
         else:
-            self.enter(State.RUNNING, "; ".join(filter(None, ("identities are kept", self._reading))))
+            without = "" if self.follows_cgroups else "without cgroups"
+            self.enter(
+                State.RUNNING, "; ".join(filter(None, ("identities are kept", without, self._reading)))
+            )
         self._ready_call()
+
+    @property
+    def follows_cgroups(self) -> bool:
+        """Whether the identities say which cgroup a process is in."""
+        return any(hook.hook == identities.CGROUP.name and hook.attached for hook in self.hooks)
 
     def unavailable(self, why: str) -> None:
         super().unavailable(why)

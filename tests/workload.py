@@ -153,10 +153,13 @@ def _zombies(count: int) -> None:
 
 def _sleepers(count: int) -> None:
     """Children that stay until this process ends."""
+    parent = os.getpid()
     for _ in range(count):
         if os.fork() == 0:
             ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)
-            signal.pause()
+            if os.getppid() == parent:  # else it has ended before we could ask for that signal
+                signal.pause()
+            os._exit(0)
 
 
 def _fail_fork(count: int) -> None:

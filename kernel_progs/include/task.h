@@ -12,9 +12,10 @@ struct task {
     u64 start_ns;    // CLOCK_MONOTONIC at birth; also tells one owner of the slot from the next
     u64 exit_ns;     // the leader has exited, 0 = it lives
     u64 freed_ns;    // the kernel has let go of the whole thread group, 0 = not yet
-    u64 cgroup_id;
+    u64 cgroup_id;   // in the hierarchy that is followed (supervisor/kernel/cgroup_hierarchy.py), 0 = unknown
     char comm[COMM_BYTES];
-    u32 state;
+    u16 state;
+    u16 moves;       // grows when cgroup_id changes
     u32 renames;     // grows when comm changes
 };
 

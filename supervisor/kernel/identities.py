@@ -5,15 +5,24 @@ slots, and the one pass over /proc by which the processes that were there before
 import ctypes
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from supervisor import linux
 from supervisor.errors import Unavailable
+from supervisor.kernel import loader
+from supervisor.kernel.cgroup_hierarchy import Hierarchy
 from supervisor.kernel.loader import Tables
-from supervisor.kernel.maps import PIDS_PER_PAGE, ROWS_PER_PAGE
-from supervisor.kernel.plans import Hook, Plan, raw_tracepoint_plan, task_plans, tracepoint_plan
+from supervisor.kernel.maps import PIDS_PER_PAGE, ROWS_PER_PAGE, TASK, TASK_LIVE
+from supervisor.kernel.plans import (
+    Hook,
+    Plan,
+    Preference,
+    raw_tracepoint_plan,
+    task_plans,
+    tracepoint_plan,
+)
 
 SOURCE: Final = "task.bpf.c"
 
@@ -67,6 +76,39 @@ HOOKS: Final = (
         tracepoint_plan("on_newtask", "args->pid, args->clone_flags", "task:task_newtask"),
     ),
 )
+
+
+# A process that is moved to another cgroup. Not raw: that would give pointers to structures only.
+CGROUP: Final = _hook(
+    "cgroup",
+    tracepoint_plan("on_attach", "args->pid, args->dst_root, args->dst_id", "cgroup:cgroup_attach_task"),
+)
+
+
+def request(
+    slots: int,
+    hierarchy: Hierarchy | None,
+    defines: Mapping[str, str | int],
+    preference: Preference,
+    tag: str,
+) -> loader.Request:
+    """What to load. hierarchy: whose cgroups processes are in; without one they have none."""
+    seeding = Seeding(slots, hierarchy)
+    own = {
+        "CGROUP_VERSION": hierarchy.version if hierarchy else 0,
+        "CGROUP_HIERARCHY": hierarchy.number if hierarchy else -1,
+    }
+    return loader.Request(
+        SOURCE,
+        (*([CGROUP] if hierarchy else []), *HOOKS),
+        "entry",
+        preference,
+        {**defines, **own},
+        {},
+        tag,
+        seeding.prepare,
+        seeding.finish,
+    )
 
 
 def whole_pages(slots: int) -> int:
@@ -130,8 +172,9 @@ class Seeding:
     Low slots are kept out of the queue for the processes that are there; those left over follow.
     """
 
-    def __init__(self, slots: int) -> None:
+    def __init__(self, slots: int, hierarchy: Hierarchy | None) -> None:
         self._slots = slots
+        self._hierarchy = hierarchy
         self._reserved = min(slots // 2, len(processes()) + 256)
 
     def prepare(self, tables: Tables) -> None:
@@ -140,7 +183,7 @@ class Seeding:
 
     def finish(self, tables: Tables) -> None:
         """Raises Unavailable where the kernel does not follow the orders."""
-        planter = _Planter(tables)
+        planter = _Planter(tables, self._hierarchy)
         reserve = iter(range(1, self._reserved))
         # Parents come before their children, so that slots are in the order of birth.
         there = sorted(
@@ -149,6 +192,7 @@ class Seeding:
         tables.set("words", _LOADER, os.getpid())
         try:
             _plant_all(planter, there, reserve)
+            planter.find_cgroups()
         finally:
             tables.set("words", _LOADER, 0)
         for slot in reserve:
@@ -165,7 +209,9 @@ def _plant_all(planter: "_Planter", there: list[ProcStat], reserve: Iterator[int
 
 
 # Kinds of orders (enum order_kind in task.bpf.c).
-_PLANT, _MAP, _EXITED, _GONE = range(4)
+_PLANT, _MAP, _EXITED, _GONE, _CGROUP = range(5)
+# How often is looked for processes without a cgroup: each time finds the children of the time before.
+_CGROUP_ROUNDS: Final = 3
 
 
 class _Order(ctypes.Structure):
@@ -179,6 +225,8 @@ class _Order(ctypes.Structure):
         ("ppid", ctypes.c_uint32),
         ("start_ns", ctypes.c_uint64),
         ("exited", ctypes.c_uint64),
+        ("cgroup_id", ctypes.c_uint64),
+        ("cgroup_was", ctypes.c_uint64),
         ("comm", ctypes.c_char * 16),
     )
 
@@ -187,7 +235,9 @@ class _Planter:
     """Has the kernel write identities: each order is put into a map, and followed by the hook of renames as
     soon as this thread takes its own name once more."""
 
-    def __init__(self, tables: Tables) -> None:
+    def __init__(self, tables: Tables, hierarchy: Hierarchy | None) -> None:
+        self._hierarchy = hierarchy
+        self._task = tables.maps["task"]
         self._order_fd = tables.maps["order"].fd
         self._answer = tables.maps["answer"]
         self._name = linux.task_name()
@@ -195,37 +245,51 @@ class _Planter:
 
     def plant(self, stat: ProcStat, slot: int) -> bool:
         """Gives the process the slot; False when the hook of forks had given it one."""
-        start_ns = stat.start_ticks * _CLOCK_NS + 1
-        has = self._give(_PLANT, slot, stat.pid, stat.ppid, start_ns, stat.exited, stat.comm)
+        cgroup_id = self._cgroup_of(stat.pid)
+        has = self._give(
+            _PLANT,
+            slot,
+            stat.pid,
+            ppid=stat.ppid,
+            start_ns=stat.start_ticks * _CLOCK_NS + 1,
+            exited=stat.exited,
+            cgroup_id=cgroup_id,
+            comm=stat.comm[:15],
+        )
         if has != slot:
             return False
         if stat.threads > 1:
             for tid in _threads(stat.pid):
-                self._give(_MAP, slot, tid, stat.pid)
-        self._look_again(stat, slot)
+                self._give(_MAP, slot, tid, ppid=stat.pid)
+        self._look_again(stat, slot, cgroup_id)
         return True
 
-    def _look_again(self, stat: ProcStat, slot: int) -> None:
-        """An exit before the slot was mapped went unseen; one after it did not."""
-        now = read_stat(stat.pid)
+    def find_cgroups(self) -> None:
+        """For those born to a process that had no slot yet, and no cgroup to give down."""
+        for _ in range(_CGROUP_ROUNDS if self._hierarchy else 0):
+            rows = self._task.records(TASK)
+            without = ((rows["state"] == TASK_LIVE) & (rows["cgroup_id"] == 0)).nonzero()[0]
+            for slot, pid in zip(without.tolist(), rows["tgid"][without].tolist(), strict=True):
+                self._give(_CGROUP, slot, pid, cgroup_id=self._cgroup_of(pid))
+
+    def _look_again(self, stat: ProcStat, slot: int, cgroup_id: int) -> None:
+        """What happened before the slot was mapped went unseen; what happened after it did not."""
+        now, cgroup_now = read_stat(stat.pid), self._cgroup_of(stat.pid)
         if now is None or now.start_ticks != stat.start_ticks:
             self._give(_GONE, slot, stat.pid)
-        elif now.exited and not stat.exited:
+            return
+        if now.exited and not stat.exited:
             self._give(_EXITED, slot, stat.pid)
+        if cgroup_now != cgroup_id:
+            self._give(_CGROUP, slot, stat.pid, cgroup_id=cgroup_now, cgroup_was=cgroup_id)
 
-    def _give(
-        self,
-        kind: int,
-        slot: int,
-        pid: int,
-        ppid: int = 0,
-        start_ns: int = 0,
-        exited: bool = False,
-        comm: bytes = b"",
-    ) -> int:
+    def _cgroup_of(self, pid: int) -> int:
+        return self._hierarchy.id_of(pid) if self._hierarchy else 0
+
+    def _give(self, kind: int, slot: int, pid: int, **more: int | bytes) -> int:
         """Gives one order; the slot that `pid` has then."""
         self._number += 1
-        order = _Order(self._number, kind, slot, pid, ppid, start_ns, exited, comm[:15])
+        order = _Order(number=self._number, kind=kind, slot=slot, pid=pid, **more)
         linux.bpf_update_array(self._order_fd, 0, ctypes.addressof(order))
         linux.set_task_name(self._name)
         number, has = self._answer.words()[0].tolist()

@@ -29,7 +29,8 @@ TASK: Final = np.dtype(
         ("freed_ns", "<u8"),
         ("cgroup_id", "<u8"),
         ("comm", "S16"),
-        ("state", "<u4"),
+        ("state", "<u2"),
+        ("moves", "<u2"),
         ("renames", "<u4"),
     ]
 )

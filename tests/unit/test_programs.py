@@ -259,7 +259,7 @@ def test_identities_are_read_as_the_source_lays_them_out() -> None:
     source = expand(ROOT / "kernel_progs" / identities.SOURCE)
     found = re.search(r"struct task \{(.*?)\};", source, re.DOTALL)
     assert found
-    fields = re.findall(r"^\s*(?:u32|u64|char) (\w+)", found[1], re.MULTILINE)
+    fields = re.findall(r"^\s*(?:u16|u32|u64|char) (\w+)", found[1], re.MULTILINE)
     assert list(TASK.names or ()) == fields
     sizes = re.findall(r"^\s*(u32|u64|char)", found[1], re.MULTILINE)
     assert [TASK[name].itemsize for name in fields] == [
