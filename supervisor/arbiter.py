@@ -14,7 +14,7 @@ from typing import Final
 
 import supervisor
 from supervisor import control, kprobe_events, status
-from supervisor.aggregator import account, apps_groups, internal
+from supervisor.aggregator import account, apps_groups, cgroups, internal
 from supervisor.aggregator import board as boards
 from supervisor.aggregator import identities as slot_groups
 from supervisor.aggregator import main as aggregator
@@ -89,6 +89,7 @@ class Arbiter:
         by_cgroup = any(c.cgroups for c in enabled)
         self.hierarchy = cgroup_hierarchy.find() if by_cgroup else None
         self._identities_fd = slot_groups.create(self._slots)
+        self._cgroups_fd = cgroups.create()
         house = House(
             self.loop,
             self._config.supervision,
@@ -231,6 +232,8 @@ class Arbiter:
             {name: core[name] for name in ("task", "words")} if core else {},
             self._board_fd,
             self._identities_fd,
+            self._cgroups_fd,
+            self.hierarchy.mount_point if self.hierarchy else None,
             self._options.stream_fd,
             Path(SAMPLES_SOCKET),
             self._every_s,

@@ -14,7 +14,15 @@ import numpy as np
 import numpy.typing as npt
 
 from supervisor.aggregator.account import HOST, Account
-from supervisor.aggregator.stream import ChartLine, DimensionLine, Frame, clean_id, clean_names, skeleton
+from supervisor.aggregator.stream import (
+    ChartLine,
+    DimensionLine,
+    Frame,
+    clean_id,
+    clean_names,
+    different,
+    skeleton,
+)
 from supervisor.kernel.maps import U64Array
 from workers.declaration import GROUP, Chart, Dimension, Naming, Ratio, Scope
 
@@ -46,10 +54,7 @@ THE_HOST: Final[Groups] = (Group(HOST, "", "", ""),)
 def devices(names: Mapping[int, str], rows: int) -> Groups:
     """The device rows of a program under ids that are all different."""
     known = {row: name for row, name in sorted(names.items()) if 0 <= row < rows}
-    chart_ids: list[str] = []
-    for row, name in known.items():
-        clean = clean_id(name)
-        chart_ids.append(f"{clean}_{row}" if clean in chart_ids else clean)
+    chart_ids = different(map(clean_id, known.values()))
     dimension_ids = clean_names(known.values())
     return tuple(map(Group, known, known.values(), chart_ids, dimension_ids))
 
@@ -130,6 +135,12 @@ class ChartWriter:
             announced[HOST] = 1
         if self._program.ratios:
             self._before[:] = self._account.ledger.totals
+
+    def clear(self, entity: int) -> None:
+        """What the entity stood for has gone, and another one will have its place."""
+        self._account.ledger.clear(entity)
+        if self._program.ratios:
+            self._before[entity] = 0
 
     def _groups_of(self, chart: Chart, groups: Mapping[Scope, Groups]) -> Groups:
         if chart.scope == "system":

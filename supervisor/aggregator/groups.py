@@ -1,4 +1,5 @@
-"""Which app groups have charts now: those with processes, and those that had one a moment ago."""
+"""Which groups of processes have charts now: app groups with processes, or that had one a moment ago;
+services and containers that are there."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -7,8 +8,10 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from supervisor.aggregator.cgroup_names import Kind
+from supervisor.aggregator.cgroups import NO_ENTITY, Cgroup, Cgroups
 from supervisor.aggregator.charts import Group, Groups
-from supervisor.aggregator.stream import clean_id, clean_names
+from supervisor.aggregator.stream import clean_id, clean_names, different
 
 # A group without processes keeps its charts for so long: what runs each few seconds does not come and go.
 GRACE_S: Final = 10.0
@@ -20,7 +23,7 @@ class AppCharts:
     def __init__(
         self, names: Sequence[str], first_entity: int, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        chart_ids = _different([clean_id(name.replace(".", "_")) for name in names])
+        chart_ids = different([clean_id(name.replace(".", "_")) for name in names])
         made = zip(names, chart_ids, clean_names(names), strict=True)
         self._all = [Group(first_entity + n, *words) for n, words in enumerate(made)]
         self._seen_s = np.full(len(names), -np.inf)
@@ -38,6 +41,44 @@ class AppCharts:
             self.groups = tuple(self._all[number] for number in np.flatnonzero(shown))
 
 
-def _different(identities: list[str]) -> list[str]:
-    """The same, with a number behind those that another one before has."""
-    return [f"{text}_{n}" if text in identities[:n] else text for n, text in enumerate(identities)]
+class CgroupCharts:
+    """services, containers: those to be shown; the same tuples as long as nothing changes.
+
+    entity_of_slot: int32 [slots], where each slot's events are counted, -1 = in no cgroup that has charts.
+    """
+
+    def __init__(self, cgroups: Cgroups, first_entity: int, slots: int) -> None:
+        self._cgroups = cgroups
+        self._first = first_entity
+        self._live: list[Cgroup] = []
+        self.entity_of_slot: npt.NDArray[np.int32] = np.full(slots, -1, np.int32)
+        self.services: Groups = ()
+        self.containers: Groups = ()
+
+    def update(self, id_of_slot: npt.NDArray[np.uint64], owned: npt.NDArray[np.bool_]) -> None:
+        """id_of_slot: u64 [slots], the kernel's id of the cgroup that each slot's owner is in."""
+        slots = np.flatnonzero(owned)
+        ids, place = np.unique(id_of_slot[slots], return_inverse=True)
+        self._cgroups.refresh(ids.tolist())
+        found = [self._cgroups.entity_of.get(identity, NO_ENTITY) for identity in ids.tolist()]
+        entities = np.array([e + self._first if e != NO_ENTITY else -1 for e in found], np.int32)
+        self.entity_of_slot[slots] = entities[place]
+        live = self._cgroups.live()
+        if live != self._live:
+            self._live = live
+            self.services = self._groups(Kind.SERVICE, "systemd_")
+            self.containers = self._groups(Kind.CONTAINER, "cgroup_")
+
+    def gone(self) -> list[int]:
+        """Entities whose charts are obsolete with the next frame; their totals can be cleared after it."""
+        return [self._first + entity for entity in self._cgroups.gone()]
+
+    def release(self, entity: int) -> None:
+        self._cgroups.release(entity - self._first)
+
+    def _groups(self, kind: Kind, prefix: str) -> Groups:
+        return tuple(
+            Group(self._first + c.entity, c.name, c.chart_type.removeprefix(prefix), c.chart_type)
+            for c in self._live
+            if c.kind is kind
+        )

@@ -34,6 +34,8 @@ def create(slots: int) -> int:
 class Identities:
     """Follows the identity table.
 
+    owned: bool [slots], whether the slot has an owner whose events are not all counted yet.
+    cgroup_of_slot: u64 [slots], the kernel's id of the cgroup that the owner is in.
     group_of_slot: int32 [slots], index of the group that the slot's events belong to; slot 0 has none.
     slots: how many there are. births, ends: processes taken in and forgotten;
     those that a former aggregator has taken in are not counted again.
@@ -48,7 +50,8 @@ class Identities:
         self._tree = ProcessTree(groups, read_command_line)
         self._start_ns = np.zeros(slots, np.uint64)
         self._renames = np.zeros(slots, np.uint32)
-        self._owned = np.zeros(slots, np.bool_)
+        self.owned = np.zeros(slots, np.bool_)
+        self.cgroup_of_slot: npt.NDArray[np.uint64] = np.zeros(slots, np.uint64)
         known = memory.views(memory_fd, _memory(slots), writable=True)
         self._known_start_ns: npt.NDArray[np.uint64] = known["start_ns"]
         self.group_of_slot: npt.NDArray[np.int32] = known["group"]
@@ -64,6 +67,7 @@ class Identities:
         """
         task = self._map.records(TASK)
         start_ns, state, freed_ns = task["start_ns"].copy(), task["state"].copy(), task["freed_ns"].copy()
+        self.cgroup_of_slot = task["cgroup_id"].copy()
         self._forget((freed_ns != 0) & (freed_ns < settled_ns) & (start_ns == self._start_ns))
         # The kernel sets the state last, so a row with it, or one that has been freed, is complete.
         complete = (state == TASK_LIVE) | (freed_ns != 0)
@@ -71,13 +75,13 @@ class Identities:
         for slot in born[np.argsort(start_ns[born], kind="stable")].tolist():
             self._take_in(slot, task[slot])
         renames = task["renames"].copy()
-        for slot in np.flatnonzero((renames != self._renames) & self._owned).tolist():
+        for slot in np.flatnonzero((renames != self._renames) & self.owned).tolist():
             self._tree.renamed(slot, _comm(task[slot]))
         self._renames = renames
         for slot, group in self._tree.regrouped():
             self.group_of_slot[slot] = group
             self._known_start_ns[slot] = self._start_ns[slot]
-        self.processes = np.bincount(self.group_of_slot[self._owned], minlength=len(self.processes))
+        self.processes = np.bincount(self.group_of_slot[self.owned], minlength=len(self.processes))
 
     def _take_in(self, slot: int, row: Any) -> None:
         known = self._known_start_ns[slot] == row["start_ns"]
@@ -86,13 +90,13 @@ class Identities:
         self._known_start_ns[slot] = 0  # until its group is written
         self._start_ns[slot] = row["start_ns"]
         self._renames[slot] = row["renames"]
-        self._owned[slot] = True
+        self.owned[slot] = True
         self.births += not known
 
     def _forget(self, gone: npt.NDArray[np.bool_]) -> None:
-        for slot in np.flatnonzero(gone & self._owned).tolist():
+        for slot in np.flatnonzero(gone & self.owned).tolist():
             self._tree.ended(slot)
-            self._owned[slot] = False
+            self.owned[slot] = False
             self.ends += 1
 
 

@@ -18,8 +18,9 @@ from supervisor.aggregator import board as boards
 from supervisor.aggregator import internal
 from supervisor.aggregator.account import HOST, Account, IndexArray, Storage
 from supervisor.aggregator.apps_groups import AppsGroups
+from supervisor.aggregator.cgroups import Cgroups
 from supervisor.aggregator.charts import ChartWriter, Groups, shown
-from supervisor.aggregator.groups import AppCharts
+from supervisor.aggregator.groups import AppCharts, CgroupCharts
 from supervisor.aggregator.identities import NO_GROUP, Identities
 from supervisor.aggregator.internal import InternalCharts
 from supervisor.aggregator.output import Output, ReaderGone
@@ -57,15 +58,20 @@ class Duty:
 
 @dataclass(frozen=True)
 class Assignment:
-    """What the aggregator is given. identity_maps: `task` and `words`, empty when nothing is counted by
-    process. modern: the naming of charts. agent: the agent's version. internal_charts: whether charts about
-    us are wanted. last_frame: number of the frame to stop after, 0 = go on."""
+    """What the aggregator is given.
+
+    identity_maps: `task` and `words`, empty when nothing is counted by process. cgroups_folder: where cgroups
+    are mounted. modern: the naming of charts. agent: the agent's version. internal_charts: whether charts of
+    the plugin itself are wanted. last_frame: number of the frame to stop after, 0 = go on.
+    """
 
     duties: tuple[Duty, ...]
     groups: AppsGroups
     identity_maps: Mapping[str, KernelMap]
     board_fd: int
     identities_fd: int
+    cgroups_fd: int
+    cgroups_folder: Path | None
     stream_fd: int
     samples_path: Path
     update_every_s: int
@@ -84,6 +90,7 @@ class Assignment:
             *(held.fd for held in self.identity_maps.values()),
             self.board_fd,
             self.identities_fd,
+            self.cgroups_fd,
             self.stream_fd,
             self.ready.fileno(),
             self.lifeline.fileno(),
@@ -127,10 +134,17 @@ class _Aggregator:
         self._internal_due_s = 0.0
         self._before = self._board.progress[[boards.BIRTHS, boards.ENDS]].tolist()  # a former aggregator's
         self._identities: Identities | None = None
+        self._cgroups: CgroupCharts | None = None
         self._words: Words | None = None
         self._settled_ns = 0
         if given.identity_maps:
             self._identities = Identities(given.identity_maps["task"], given.groups, given.identities_fd)
+            if given.cgroups_folder and any(duty.cgroups for duty in given.duties):
+                self._cgroups = CgroupCharts(
+                    Cgroups(given.cgroups_folder, given.cgroups_fd),
+                    HOST + 1 + len(given.groups.names),
+                    self._identities.slots,
+                )
             self._words = Words(given.identity_maps["words"])
         self._dropped = 0
         self._dropped_told_s = -_REPEAT_S
@@ -171,6 +185,9 @@ class _Aggregator:
             groupings = [self._identities.group_of_slot + np.int32(HOST + 1)]
             groupings[0][self._identities.group_of_slot == NO_GROUP] = NO_GROUP
             self._apps.update(self._identities.processes)
+            if self._cgroups:
+                self._cgroups.update(self._identities.cgroup_of_slot, self._identities.owned)
+                groupings.append(self._cgroups.entity_of_slot)
             self._board.progress[boards.BIRTHS] = self._before[0] + self._identities.births
             self._board.progress[boards.ENDS] = self._before[1] + self._identities.ends
         for account in self._accounts:
@@ -239,6 +256,10 @@ class _Aggregator:
     def _write_frame(self) -> bool:
         frame = Frame()
         groups: dict[Scope, Groups] = {"apps": self._apps.groups}
+        gone = []
+        if self._cgroups:
+            groups |= {"services": self._cgroups.services, "cgroup": self._cgroups.containers}
+            gone = self._cgroups.gone()
         fresh = []
         for number, (account, writer) in enumerate(zip(self._accounts, self._writers, strict=True)):
             self._board.taken[number] = account.taken
@@ -261,11 +282,21 @@ class _Aggregator:
         for account, writer in fresh:
             writer.sent()
             account.fresh = False
+        for entity in gone:
+            self._let_go(entity)
         self._board.progress[boards.FRAMES] += 1
         return (
             bool(self._given.last_frame)
             and int(self._board.progress[boards.FRAMES]) >= self._given.last_frame
         )
+
+    def _let_go(self, entity: int) -> None:
+        """The charts of a cgroup have been withdrawn: its place is another one's."""
+        for account, writer in zip(self._accounts, self._writers, strict=True):
+            if account.program.kind == "slot":
+                writer.clear(entity)
+        if self._cgroups:
+            self._cgroups.release(entity)
 
     def _facts(self) -> internal.Facts:
         if self._identities is None:

@@ -119,6 +119,19 @@ def clean_names(texts: Iterable[str]) -> list[str]:
     return names
 
 
+def different(texts: Iterable[str]) -> list[str]:
+    """The same, with a number behind those that another one before has."""
+    taken: set[str] = set()
+    names = []
+    for text in texts:
+        name, number = text, 2
+        while name in taken:
+            name, number = f"{text}_{number}", number + 1
+        taken.add(name)
+        names.append(name)
+    return names
+
+
 def _word(text: str) -> str:
     """The text as one word, in quotes where it needs them."""
     return text if text and not any(c.isspace() or c in "'\"\\=" for c in text) else _quoted(text)
