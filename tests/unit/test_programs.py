@@ -261,7 +261,7 @@ def test_identities_are_read_as_the_source_lays_them_out() -> None:
     assert found
     fields = re.findall(r"^\s*(?:u16|u32|u64|char) (\w+)", found[1], re.MULTILINE)
     assert list(TASK.names or ()) == fields
-    sizes = re.findall(r"^\s*(u32|u64|char)", found[1], re.MULTILINE)
+    sizes = re.findall(r"^\s*(u16|u32|u64|char)", found[1], re.MULTILINE)
     assert [TASK[name].itemsize for name in fields] == [
-        {"u32": 4, "u64": 8, "char": 16}[size] for size in sizes
+        {"u16": 2, "u32": 4, "u64": 8, "char": 16}[size] for size in sizes
     ]
