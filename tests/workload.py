@@ -166,6 +166,15 @@ def _sleepers(count: int) -> None:
             os._exit(0)
 
 
+def _waiting_readers(count: int) -> None:
+    """Children that wait in read(2) until this process ends."""
+    outlet, _ = os.pipe()
+    for _ in range(count):
+        if os.fork() == 0:
+            ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)
+            os.read(outlet, 1)
+
+
 def _fail_fork(count: int) -> None:
     """fork-family calls that fail: CLONE_SIGHAND without CLONE_VM is EINVAL (clone(2)); 56 is clone."""
     libc = ctypes.CDLL(None)
@@ -360,6 +369,7 @@ _ORDERS: Final[dict[str, Callable[..., None]]] = {
     "fail_fork": _fail_fork,
     "fail_thread": _fail_thread,
     "calls_32": _calls_32,
+    "waiting_readers": _waiting_readers,
     "files": _files,
     "sync_calls": _sync_calls,
     "mounts": _mounts,
