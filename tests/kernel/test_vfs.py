@@ -190,3 +190,23 @@ def test_plan_that_was_asked_for_is_the_one_in_use(run: Run, request: pytest.Fix
         assert used <= families.get(wanted, used)
         names = {hook["hook"] for hook in hooks}
         assert {hook["hook"] for hook in hooks if hook["attached"]} == names, hooks
+
+
+def test_calls_that_the_configuration_switches_off_are_absent_and_status_says_why() -> None:
+    files = {
+        "ebpf.d/sync.conf": "[syscalls]\nmsync = no\nfdatasync = no\n",
+        "ebpf.d/shm.conf": "[syscalls]\nshmget = no\nshmat = no\nshmdt = no\nshmctl = no\n",
+    }
+    with supervisor("--only", "sync,shm", files=files) as run:
+        run.pid_of("sync")
+        run.wait_frames(2)
+        charts = run.charts()
+        assert list(charts["mem.file_sync"].dimensions) == ["fsync"]
+        assert "mem.memory_map" not in charts
+        assert "system.shared_memory_calls" not in charts
+        hooks = {hook["hook"]: hook for hook in run.program("sync")["hooks"]}
+        assert not hooks["msync"]["attached"]
+        assert hooks["msync"]["reason"] == "the configuration switches it off"
+        assert hooks["syncfs"]["attached"]
+        assert run.program("shm")["state"] == "UNAVAILABLE"
+        assert "switches all of its hooks off" in run.program("shm")["description"]
