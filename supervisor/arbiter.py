@@ -191,8 +191,7 @@ class Arbiter:
             unit.unload()
         for program in self.units:
             close_storage(program.storage)
-        if not kprobe_events.PMU.exists():
-            kprobe_events.clean(kprobe_events.tag(self._runtime_dir.path))
+        kprobe_events.clean(kprobe_events.tag(self._runtime_dir.path))
 
     # ---- what units need
 

@@ -1,8 +1,9 @@
 """Lines of kprobe_events that are ours: seen by their tag, removed, and nobody else's touched.
 
-libbcc attaches kprobes by the kernel's kprobe PMU, which leaves nothing behind; where there is none (before
-4.17) it writes a line `p:kprobes/<event>_bcc_<pid> symbol`. The event's name begins with our tag, which
-holds a number made from the runtime directory, so that supervisors side by side know their own.
+libbcc attaches kprobes by the kernel's kprobe PMU, which leaves nothing behind. Where there is none (before
+4.17), and for a kretprobe that is to follow more calls at a time than the PMU lets it (Target.at_once), it
+writes a line `r4096:kprobes/<event>_bcc_<pid> symbol`. The event's name begins with our tag, which holds a
+number made from the runtime directory, so that supervisors side by side know their own.
 """
 
 import logging

@@ -32,8 +32,7 @@ def run(arguments: argparse.Namespace, config: Config) -> int:
     directory = RuntimeDir(arguments.runtime_dir)
     removed = directory.take(account)
     try:
-        if not kprobe_events.PMU.exists():
-            removed += kprobe_events.clean(kprobe_events.tag(directory.path))
+        removed += kprobe_events.clean(kprobe_events.tag(directory.path))
         for what in removed:
             log.warning("a run before this one was killed; removed %s", what)
         options = Options(config, account, arguments.attach, stream_fd, arguments.ticks)

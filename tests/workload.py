@@ -3,23 +3,31 @@
     with Workload("kat") as work:
         work.do("open", 10007)
 
-The process waits for orders on its stdin. Between two orders it opens nothing and forks nothing, so what a
-group of its own counts is what was ordered.
+The process waits for orders on a socket, by recv(2) and not by read(2). Between two orders it opens, reads,
+writes and forks nothing: what a group of its own counts is what was ordered.
 """
 
 import ctypes
 import mmap
 import os
 import signal
+import socket
+import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
 _PR_SET_NAME: Final = 15
+# sched.h, sys/mount.h and sys/ipc.h
+_CLONE_NEWNS: Final = 0x20000
+_MS_REC: Final = 0x4000
+_MS_PRIVATE: Final = 0x40000
+_IPC_PRIVATE: Final = 0
+_IPC_RMID: Final = 0
 _MISSING: Final = "/dev/null/missing"
 
 
@@ -30,12 +38,11 @@ class Workload:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(self.SCRIPT), name],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        self._socket, theirs = socket.socketpair()
+        self._answers = self._socket.makefile("r", encoding="utf-8")
+        with theirs:
+            command = [sys.executable, "-I", "-S", str(self.SCRIPT), name]
+            self._process = subprocess.Popen(command, stdin=theirs.fileno())
         self.pid = self._process.pid
         assert self._answer() == "ready"
 
@@ -47,15 +54,12 @@ class Workload:
     ) -> None:
         self._process.kill()
         self._process.wait()
-        for end in (self._process.stdin, self._process.stdout):
-            if end:
-                end.close()
+        self._answers.close()
+        self._socket.close()
 
     def order(self, what: str, *numbers: int) -> None:
         """Begins it, without waiting for the end."""
-        assert self._process.stdin
-        self._process.stdin.write(" ".join([what, *map(str, numbers)]) + "\n")
-        self._process.stdin.flush()
+        self._send(" ".join([what, *map(str, numbers)]))
 
     def done(self) -> int:
         """Waits for the end of what was ordered, and gives the number that it has to tell."""
@@ -73,14 +77,14 @@ class Workload:
 
     def rename(self, name: str) -> None:
         """Gives the process another name; the byte 0x01 stands for a newline."""
-        assert self._process.stdin
-        self._process.stdin.write(f"name {name}\n")
-        self._process.stdin.flush()
+        self._send(f"name {name}")
         self.done()
 
+    def _send(self, line: str) -> None:
+        self._socket.sendall(os.fsencode(line) + b"\n")
+
     def _answer(self) -> str:
-        assert self._process.stdout
-        return self._process.stdout.readline().strip()
+        return self._answers.readline().strip()
 
 
 def _set_name(name: bytes) -> None:
@@ -162,6 +166,15 @@ def _sleepers(count: int) -> None:
             os._exit(0)
 
 
+def _waiting_readers(count: int) -> None:
+    """Children that wait in read(2) until this process ends."""
+    outlet, _ = os.pipe()
+    for _ in range(count):
+        if os.fork() == 0:
+            ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)
+            os.read(outlet, 1)
+
+
 def _fail_fork(count: int) -> None:
     """fork-family calls that fail: CLONE_SIGHAND without CLONE_VM is EINVAL (clone(2)); 56 is clone."""
     libc = ctypes.CDLL(None)
@@ -194,6 +207,155 @@ def _calls_32(count: int) -> None:
             assert call(number, -1) < 0
 
 
+def _refused(call: Callable[[], object]) -> None:
+    """A call that must fail."""
+    try:
+        call()
+    except OSError:
+        return
+    raise AssertionError("a call that should fail has not failed")
+
+
+def _files() -> None:
+    """What test_vfs.py counts, in a folder of its own on a plain file system."""
+    folder = f"/tmp/{os.getpid()}.files"
+    os.mkdir(folder, 0o755)
+    _read_and_write(folder)
+    _synchronize()
+    _open_and_create(folder)
+    os.rmdir(folder)
+
+
+def _read_and_write(folder: str) -> None:
+    zero, null = os.open("/dev/zero", os.O_RDONLY), os.open("/dev/null", os.O_WRONLY)
+    file, directory = os.open(f"{folder}/file", os.O_RDWR | os.O_CREAT), os.open(folder, os.O_RDONLY)
+    for _ in range(1009):
+        os.read(zero, 1)
+    os.pwrite(file, bytes(64), 0)
+    for _ in range(211):
+        assert len(os.pread(file, 4096, 0)) == 64
+    buffers = [bytearray(10), bytearray(4096)]
+    for _ in range(103):
+        assert os.preadv(file, buffers, 0) == 64
+    for _ in range(53):
+        assert os.preadv(file, buffers, 0, os.RWF_HIPRI) == 64
+    for _ in range(307):
+        os.lseek(file, 0, os.SEEK_SET)
+        assert os.readv(file, buffers) == 64
+    for _ in range(503):
+        _refused(lambda: os.read(directory, 1))
+    for _ in range(17):
+        assert os.sendfile(null, file, 0, 64) == 64  # neither a read nor a write
+
+    for _ in range(1013):
+        os.write(null, b"ab")
+    for _ in range(223):
+        os.pwrite(file, b"abc", 0)
+    for _ in range(313):
+        os.writev(null, [b"ab", b"c"])
+    for _ in range(107):
+        os.pwritev(file, [b"ab", b"cde"], 0)
+    for _ in range(59):
+        os.pwritev(file, [b"ab", b"cdefg"], 0, os.RWF_DSYNC)
+    for _ in range(509):
+        _refused(lambda: os.write(zero, b"ab"))
+    outlet, inlet = os.pipe2(os.O_NONBLOCK)
+    assert os.write(inlet, bytes(100_000)) == 65536  # all that a pipe holds (pipe(7))
+    for fd in (zero, null, file, directory, outlet, inlet):
+        os.close(fd)
+    os.unlink(f"{folder}/file")
+
+
+def _synchronize() -> None:
+    file, null = os.memfd_create("file"), os.open("/dev/null", os.O_WRONLY)
+    for _ in range(41):
+        os.fsync(file)
+    for _ in range(43):
+        os.fdatasync(file)
+    for _ in range(47):
+        _refused(lambda: os.fsync(null))
+    os.close(file)
+    os.close(null)
+
+
+def _open_and_create(folder: str) -> None:
+    directory = os.open(folder, os.O_PATH)
+    for _ in range(401):
+        os.close(os.open("/dev/null", os.O_RDONLY))
+    os.mkfifo(f"{folder}/fifo")
+    for _ in range(131):
+        _refused(lambda: os.open(f"{folder}/fifo", os.O_WRONLY | os.O_NONBLOCK))
+    for number in range(61):
+        os.close(os.open(f"{folder}/opened{number}", os.O_CREAT | os.O_WRONLY))
+    for _ in range(71):
+        os.close(os.open(f"{folder}/opened0", os.O_CREAT | os.O_WRONLY))
+    for number in range(67):
+        os.mknod(f"{folder}/made{number}", stat.S_IFREG | 0o600)
+    os.seteuid(65534)
+    for _ in range(73):
+        _refused(lambda: os.mknod(f"{folder}/refused", stat.S_IFREG | 0o600))
+    os.seteuid(0)
+
+    for _ in range(37):
+        _refused(lambda: os.unlink(f"{folder}/missing"))
+    for _ in range(29):
+        os.mkdir(f"{folder}/folder")
+        os.rmdir("folder", dir_fd=directory)
+    for name in ("fifo", *(f"opened{n}" for n in range(61)), *(f"made{n}" for n in range(67))):
+        os.unlink(f"{folder}/{name}")
+    os.close(directory)
+
+
+def _sync_calls() -> None:
+    """What test_vfs.py counts of the program sync."""
+    libc = ctypes.CDLL(None)
+    file = os.memfd_create("file")
+    pages = mmap.mmap(-1, mmap.PAGESIZE)
+    for _ in range(3):
+        os.sync()
+    for _ in range(11):
+        libc.syncfs(file)
+    for _ in range(13):
+        pages.flush()
+    for _ in range(17):
+        os.fsync(file)
+    for _ in range(19):
+        os.fdatasync(file)
+    for _ in range(23):
+        libc.sync_file_range(file, ctypes.c_int64(0), ctypes.c_int64(0), 0)
+    os.close(file)
+
+
+def _mounts() -> None:
+    """Mounts and unmounts in a namespace of its own."""
+    libc = ctypes.CDLL(None)
+    assert libc.unshare(_CLONE_NEWNS) == 0
+    assert libc.mount(b"none", b"/", None, ctypes.c_ulong(_MS_REC | _MS_PRIVATE), None) == 0
+    for _ in range(22):
+        assert libc.mount(b"none", b"/mnt", b"tmpfs", ctypes.c_ulong(0), None) == 0
+    for _ in range(29):
+        assert libc.mount(b"none", b"/nowhere", b"tmpfs", ctypes.c_ulong(0), None) != 0
+    for _ in range(22):
+        assert libc.umount2(b"/mnt", 0) == 0
+    for _ in range(31):
+        assert libc.umount2(b"/nowhere", 0) != 0
+
+
+def _shared_memory() -> None:
+    libc = ctypes.CDLL(None)
+    libc.shmat.restype = ctypes.c_void_p
+    segments = [libc.shmget(_IPC_PRIVATE, ctypes.c_size_t(mmap.PAGESIZE), 0o600) for _ in range(17)]
+    places = [libc.shmat(segments[0], None, 0) for _ in range(13)]
+    for place in places:
+        assert libc.shmdt(ctypes.c_void_p(place)) == 0
+    for _ in range(10):
+        assert libc.shmdt(ctypes.c_void_p(1)) != 0
+    for segment in segments:
+        assert libc.shmctl(segment, _IPC_RMID, None) == 0
+    for segment in segments[:2]:
+        assert libc.shmctl(segment, _IPC_RMID, None) != 0
+
+
 _ORDERS: Final[dict[str, Callable[..., None]]] = {
     "open": _open,
     "fail": _fail,
@@ -207,21 +369,35 @@ _ORDERS: Final[dict[str, Callable[..., None]]] = {
     "fail_fork": _fail_fork,
     "fail_thread": _fail_thread,
     "calls_32": _calls_32,
+    "waiting_readers": _waiting_readers,
+    "files": _files,
+    "sync_calls": _sync_calls,
+    "mounts": _mounts,
+    "shared_memory": _shared_memory,
 }
 
 
+def _lines(channel: socket.socket) -> Iterator[str]:
+    rest = b""
+    while data := channel.recv(4096):
+        *lines, rest = (rest + data).split(b"\n")
+        yield from map(os.fsdecode, lines)
+
+
 def main(orders: Mapping[str, Callable[..., int | None]] = _ORDERS) -> None:
-    """The process's side: orders from stdin, one a line; "done" and a number after each."""
+    """The process's side: orders from the socket that is its stdin, one a line; "done" and a number after
+    each."""
     _set_name(os.fsencode(sys.argv[1]))
-    print("ready", flush=True)
-    for line in sys.stdin:
+    channel = socket.socket(fileno=sys.stdin.fileno())
+    channel.sendall(b"ready\n")
+    for line in _lines(channel):
         what, *words = line.split()
         if what == "name":
             _set_name(os.fsencode(line.rstrip("\n").partition(" ")[2].replace("\x01", "\n")))
             number = None
         else:
             number = orders[what](*map(int, words))
-        print("done", number or 0, flush=True)
+        channel.sendall(f"done {number or 0}\n".encode())
 
 
 if __name__ == "__main__":

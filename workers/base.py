@@ -111,12 +111,11 @@ class _Worker:
 
     def _read_rows(self, maps: Maps) -> U64Array:
         """The first columns of the map `rows`, a slot's shards added up."""
+        rows, shards = self._given.table_shape.rows, self._given.shards
         words = maps["rows"].words()[:, : len(self._program.columns)]
-        shards = self._given.shards
-        if shards == 1:
-            return words[: self._given.table_shape.rows]
-        summed: U64Array = words.reshape(-1, shards, words.shape[1]).sum(axis=1, dtype=np.uint64)
-        return summed
+        if shards > 1:
+            words = words.reshape(-1, shards, words.shape[1]).sum(axis=1, dtype=np.uint64)
+        return words[:rows]
 
     def close(self) -> None:
         self._sender.close()

@@ -23,6 +23,8 @@ _READ_CALLS = ("read", "pread64", "readv", "preadv")
 _WRITE_CALLS = ("write", "pwrite64", "writev", "pwritev")
 
 
+# Processes that wait in read(2), for a terminal, a pipe or a socket, are many on any machine.
+_WAITING = 4096
 _SIZE = "PT_REGS_PARM3(args)"
 _SIZE_OF_VECTOR = "size_of((const struct piece *)PT_REGS_PARM2(args), PT_REGS_PARM3(args))"
 
@@ -52,7 +54,13 @@ def _transfer_hook(name: str, calls: tuple[str, ...], column: int) -> Hook:
         ),
         returning=(
             trampolines,
-            Plan("kretprobe", tuple(Target(s, handler, "PT_REGS_RC(args)") for s in (single, vector))),
+            Plan(
+                "kretprobe",
+                tuple(
+                    Target(function, handler, "PT_REGS_RC(args)", at_once=_WAITING)
+                    for function in (single, vector)
+                ),
+            ),
             ends,
         ),
         exercise=_read if name == "read" else _write,

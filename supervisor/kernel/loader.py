@@ -440,7 +440,8 @@ class _Attacher:
             elif FAMILY[mechanism] == "kprobe":
                 kind = _PROBE_RETURN if mechanism == "kretprobe" else _PROBE_ENTRY
                 event = f"{self._request.tag}_{'r' if kind else 'p'}_{target.symbol.replace('.', '_')}"
-                link = lib.bpf_attach_kprobe(program, kind, event.encode(), target.symbol.encode(), 0, 0)
+                symbol, at_once = target.symbol.encode(), target.at_once if kind else 0
+                link = lib.bpf_attach_kprobe(program, kind, event.encode(), symbol, 0, at_once)
             else:
                 category, event = target.symbol.split(":")
                 link = lib.bpf_attach_tracepoint(program, category.encode(), event.encode())

@@ -41,6 +41,9 @@ class Target:
 
     A kprobe's symbol `name.*` stands for what the compiler has made of the static function, `name.isra.0`
     say; a trampoline cannot have it, since the kernel's types (BTF) do not describe such versions.
+
+    at_once: how many calls a kretprobe follows at a time, 4,096 at most; it does not see the ends of others.
+    0 is the kernel's default, which is as low as the number of CPUs: too few where calls wait for something.
     """
 
     symbol: str
@@ -49,6 +52,7 @@ class Target:
     optional: bool = False  # may be missing: an older kernel, another processor
     mechanism: Mechanism | None = None  # where it is not the plan's: a kretprobe needs its kprobe
     field: str = ""  # what the arguments need to know of the kernel's types: see `needed`
+    at_once: int = 0
 
     def needed(self) -> tuple[str, ...]:
         """`structure.field`, whose offset C knows as STRUCTURE_FIELD; `function()`, whose number of
