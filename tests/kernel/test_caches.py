@@ -1,5 +1,5 @@
 """Page cache, directory cache, swap and kills for want of memory: known numbers of real events, and exactly
-these in the stream. One supervisor for each kind of plan and each mode serves all of it."""
+these in the stream. One supervisor for each kind of plan serves all of it."""
 
 import contextlib
 import os
@@ -15,8 +15,11 @@ from tests.kernel.counting import Growth
 from tests.kernel.coverage import covered
 from tests.kernel.disks import cached_pages, killed_in, mounted, small_cgroup, swap_space, vmstat
 from tests.workload import Workload
+from workers import registry
 
 pytestmark = pytest.mark.kernel
+
+PROGRAMS: Final = ("cachestat", "dcstat", "swap", "oomkill")
 
 # Each file system, and each other thing, has a process and a group of its own: one wait serves them all.
 DISKS: Final = ("ext4", "xfs")
@@ -38,11 +41,10 @@ OUT, IN = "apps.swap_write_call", "apps.swap_read_call"
 KILLS: Final = "apps.oomkills"
 
 
-@pytest.fixture(scope="module", params=[(plan, mode) for plan in PLANS for mode in ("entry", "return")])
+@pytest.fixture(scope="module", params=PLANS)
 def run(request: pytest.FixtureRequest) -> Iterator[Run]:
-    plan, mode = request.param
-    options = ("--only", "cachestat,dcstat,swap,oomkill", "--attach", plan, "--load-mode", mode)
-    with supervisor(*options, groups=GROUPS) as running:
+    """The plans of these programs are the same in both modes."""
+    with supervisor("--only", ",".join(PROGRAMS), "--attach", request.param, groups=GROUPS) as running:
         yield running
 
 
@@ -60,6 +62,11 @@ def counts(run: Run, program: str, hook: str) -> bool:
     assert hooks, f"{program} says nothing of {hook}"
     assert all(one["attached"] or one["reason"] for one in hooks)
     return any(one["attached"] for one in hooks)
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_return_mode_has_the_plans_of_entry_mode(name: str) -> None:
+    assert all(hook.entry == hook.returning for hook in registry.find(name).hooks)
 
 
 def test_64_mib_read_cold_are_16384_misses_and_read_again_they_are_16384_hits_and_no_miss(
