@@ -5,44 +5,74 @@
 
 enum column { ACCESSED, BUFFER_DIRTIED, ADDED, DIRTIED };
 
-// A page is added to be read, or to be written: then it is made dirty before anybody reads it. What was added
-// stands here, by its folio's address, until either happens, or until another folio takes the place: between
-// a write's two steps that takes 4,096 other additions.
-#define PLACES 4096
-BPF_ARRAY(added, u64, PLACES);
+#define PLACES_LOG2 12
+#define PLACES (1 << PLACES_LOG2)
 
-static __always_inline u64 *place_of(u64 folio)
+// What a task last asked mm_filemap_get_pages for. Another task may take its place.
+struct request {
+    u64 file;  // its address_space
+    u64 first; // page, the first one that was still lacking
+    u64 last;  // page, as it was asked for
+    u64 end;   // page that it ends in, within the file
+    u32 task;
+    u32 number; // grows with each
+};
+BPF_ARRAY(requests, struct request, PLACES);
+
+static __always_inline struct request *request_of(u32 task)
 {
-    u32 place = (folio * 0x9E3779B97F4A7C15ULL) >> 52; // 64 - log2(PLACES)
-    return added.lookup(&place);
+    u32 place = task % PLACES;
+    return requests.lookup(&place);
+}
+
+// A page is added to be read, or to be written: then the same task makes it dirty, before it reads anything. What
+// was added stands here by its folio's address until another folio takes the place; one write's two steps are
+// seldom that far apart.
+struct addition {
+    u64 folio;
+    u32 task;
+    u32 request; // number of the task's last one
+};
+BPF_ARRAY(additions, struct addition, PLACES);
+
+static __always_inline struct addition *addition_of(u64 folio)
+{
+    u32 place = folio * 0x9E3779B97F4A7C15ULL >> (64 - PLACES_LOG2);
+    return additions.lookup(&place);
 }
 
 static __always_inline int on_add(u64 folio, long ret)
 {
-    if (ret)
+    u32 task = bpf_get_current_pid_tgid();
+    struct request *request = request_of(task);
+    struct addition *addition = addition_of(folio);
+    if (ret || !addition || !request)
         return 0;
-    u64 *place = place_of(folio);
-    if (place)
-        *place = folio;
+    addition->folio = folio;
+    addition->task = task;
+    addition->request = request->number;
     count(ADDED, pages_of(folio));
     return 0;
 }
 
 static __always_inline int on_dirty(u64 folio)
 {
-    u64 *place = place_of(folio);
-    if (!place || *place != folio)
+    u32 task = bpf_get_current_pid_tgid();
+    struct request *request = request_of(task);
+    struct addition *addition = addition_of(folio);
+    if (!addition || !request || addition->folio != folio)
         return 0;
-    *place = 0;
-    count(DIRTIED, pages_of(folio));
+    addition->folio = 0;
+    if (addition->task == task && addition->request == request->number)
+        count(DIRTIED, pages_of(folio));
     return 0;
 }
 
 static __always_inline int on_access(u64 folio)
 {
-    u64 *place = place_of(folio);
-    if (place && *place == folio)
-        *place = 0;
+    struct addition *addition = addition_of(folio);
+    if (addition && addition->folio == folio)
+        addition->folio = 0;
     count(ACCESSED, pages_of(folio));
     return 0;
 }
@@ -54,16 +84,6 @@ static __always_inline int on_buffer_dirty(void)
 }
 
 #if defined(ADDRESS_SPACE_HOST) && defined(INODE_I_SIZE)
-// What a task last asked for; another task may take the place.
-struct request {
-    u64 task;
-    u64 file;  // its address_space
-    u64 first; // page, the first one that was still lacking
-    u64 last;  // page, as it was asked for
-    u64 end;   // page that it ends in, within the file
-};
-BPF_ARRAY(requests, struct request, PLACES);
-
 static __always_inline u64 last_page_of(u64 file)
 {
     u64 inode = 0;
@@ -79,10 +99,10 @@ static __always_inline u64 last_page_of(u64 file)
 static __always_inline int on_get_pages(u64 file, u64 first, u64 last)
 {
     u32 task = bpf_get_current_pid_tgid();
-    u32 place = task % PLACES;
-    struct request *request = requests.lookup(&place);
+    struct request *request = request_of(task);
     if (!request)
         return 0;
+    request->number++;
     int same_file = request->task == task && request->file == file;
     if (same_file && request->last == last && request->first < first) {
         request->first = first;

@@ -1,5 +1,5 @@
 // Names looked up in the directory cache, and those that it does not have, by process.
-#define ROW_COLUMNS 8
+#define ROW_COLUMNS 4
 #include "counters.h"
 
 enum column { REFERENCE, SLOW, MISS };

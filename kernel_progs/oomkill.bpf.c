@@ -1,5 +1,5 @@
 // Processes that the kernel has killed for want of memory, by the process that was killed.
-#define ROW_COLUMNS 8
+#define ROW_COLUMNS 1
 #include "counters.h"
 #include "task_struct.h"
 

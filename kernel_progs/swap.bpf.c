@@ -1,5 +1,5 @@
 // Pages read from and written to swap, by process.
-#define ROW_COLUMNS 8
+#define ROW_COLUMNS 2
 #include "counters.h"
 
 enum column { READ, WRITE };

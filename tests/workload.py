@@ -32,17 +32,17 @@ _MISSING: Final = "/dev/null/missing"
 
 
 class Workload:
-    """The test's side."""
+    """The test's side. folder: where the process works, if that matters."""
 
     SCRIPT = Path(__file__)
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, folder: Path | None = None) -> None:
         self.name = name
         self._socket, theirs = socket.socketpair()
         self._answers = self._socket.makefile("r", encoding="utf-8")
         with theirs:
             command = [sys.executable, "-I", "-S", str(self.SCRIPT), name]
-            self._process = subprocess.Popen(command, stdin=theirs.fileno())
+            self._process = subprocess.Popen(command, stdin=theirs.fileno(), cwd=folder)
         self.pid = self._process.pid
         assert self._answer() == "ready"
 
@@ -356,6 +356,103 @@ def _shared_memory() -> None:
         assert libc.shmctl(segment, _IPC_RMID, None) != 0
 
 
+_PAGE: Final = b"page" * (mmap.PAGESIZE // 4)
+_MADV_PAGEOUT: Final = 21  # include/uapi/asm-generic/mman-common.h, since 5.4
+_paged: list[mmap.mmap] = []
+
+
+def _write_file(name: int, pages: int) -> None:
+    """Page after page, from the file's beginning."""
+    with open(str(name), "ab", buffering=0) as file:
+        for page in range(pages):
+            os.pwrite(file.fileno(), _PAGE, page * mmap.PAGESIZE)
+
+
+def _rewrite_file(name: int, pages: int) -> None:
+    with open(str(name), "r+b", buffering=0) as file:
+        for _ in range(pages):
+            file.write(_PAGE)
+
+
+def _read_file(name: int, pages_at_once: int) -> None:
+    """From its beginning to its end."""
+    with open(str(name), "rb", buffering=0) as file:
+        buffer = bytearray(pages_at_once * mmap.PAGESIZE)
+        while file.readinto(buffer):
+            continue
+
+
+def _read_page(name: int, page: int, count: int) -> None:
+    """The same page again and again, by files opened anew."""
+    for _ in range(count):
+        with open(str(name), "rb", buffering=0) as file:
+            os.pread(file.fileno(), mmap.PAGESIZE, page * mmap.PAGESIZE)
+
+
+def _forget_file(name: int) -> None:
+    """Writes it to the disk and lets the page cache go of it."""
+    with open(str(name), "rb", buffering=0) as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def _stat(count: int) -> None:
+    """Seven names each."""
+    for _ in range(count):
+        os.stat("a/b/c/d/e/f/g")
+
+
+def _remove_missing(count: int) -> None:
+    for number in range(count):
+        try:
+            os.unlink(f"missing{number}")
+        except FileNotFoundError:
+            continue
+
+
+def _make_again(count: int) -> None:
+    """A folder that is there."""
+    for _ in range(count):
+        try:
+            os.mkdir("a")
+        except FileExistsError:
+            continue
+
+
+def _page_out(pages: int) -> None:
+    """Memory that is in use goes to swap. It stays on one CPU: what is not yet on the list of pages that may
+    be taken is on the CPU's own."""
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    memory = mmap.mmap(-1, pages * mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory.madvise(mmap.MADV_NOHUGEPAGE)
+    for page in range(pages):
+        memory[page * mmap.PAGESIZE : page * mmap.PAGESIZE + 8] = (page + 1).to_bytes(8, "little")
+    memory.madvise(_MADV_PAGEOUT)
+    _paged.append(memory)
+
+
+def _page_in(pages: int) -> None:
+    memory = _paged.pop()
+    for page in range(pages):
+        at = page * mmap.PAGESIZE
+        assert int.from_bytes(memory[at : at + 8], "little") == page + 1
+    memory.close()
+
+
+def _overeat(processes: int) -> None:
+    """One process after the other that takes more memory than the control group has whose folder this is."""
+    for _ in range(processes):
+        pid = os.fork()
+        if pid == 0:
+            with open("cgroup.procs", "w") as file:
+                file.write(str(os.getpid()))
+            hoard = []
+            while True:
+                hoard.append(bytearray(b"x") * (1 << 20))
+        _, status = os.waitpid(pid, 0)
+        assert os.WTERMSIG(status) == signal.SIGKILL
+
+
 _ORDERS: Final[dict[str, Callable[..., None]]] = {
     "open": _open,
     "fail": _fail,
@@ -374,6 +471,17 @@ _ORDERS: Final[dict[str, Callable[..., None]]] = {
     "sync_calls": _sync_calls,
     "mounts": _mounts,
     "shared_memory": _shared_memory,
+    "write_file": _write_file,
+    "rewrite_file": _rewrite_file,
+    "read_file": _read_file,
+    "read_page": _read_page,
+    "forget_file": _forget_file,
+    "stat": _stat,
+    "remove_missing": _remove_missing,
+    "make_again": _make_again,
+    "page_out": _page_out,
+    "page_in": _page_in,
+    "overeat": _overeat,
 }
 
 

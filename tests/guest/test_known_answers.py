@@ -14,7 +14,11 @@ KERNEL = os.environ.get("EBPF_TEST_KERNEL", "6.1")
 SLOW = "6"
 TIMEOUT_S = 900.0
 # What depends on plans and on the kernel; slots are the same whatever the plan, and the host shows them.
-TESTS = ("tests/kernel/test_known_answers.py", "tests/kernel/test_time_and_latency.py")
+TESTS = (
+    "tests/kernel/test_known_answers.py",
+    "tests/kernel/test_time_and_latency.py",
+    "tests/kernel/test_caches.py",
+)
 
 
 @pytest.mark.guest

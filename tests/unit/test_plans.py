@@ -2,6 +2,7 @@
 
 import pytest
 
+from supervisor.kernel.loader import with_versions
 from supervisor.kernel.plans import (
     FAMILIES,
     FAMILY,
@@ -153,3 +154,20 @@ def test_a_system_call_is_known_by_its_number_and_shown_by_its_tracepoint() -> N
     assert (side_of(target), call_of(target), function_of(target)) == ("exit", "umount2", "umount")
     target = entering("sync_file_range", "on_sync")
     assert (side_of(target), call_of(target)) == ("enter", "sync_file_range")
+
+
+def test_a_static_functions_version_is_found_whatever_the_compiler_has_called_it() -> None:
+    plan = function_plan("kprobe", "lookup_fast.*", "on_reference")
+    symbols = frozenset({"lookup_fast.isra.0.cold", "lookup_fast.constprop.0.isra.0", "lookup_faster.isra.0"})
+    assert with_versions(plan, symbols).targets[0].symbol == "lookup_fast.constprop.0.isra.0"
+
+
+def test_without_a_version_of_it_the_symbol_stays_and_is_told_as_missing() -> None:
+    plan = function_plan("kprobe", "lookup_fast.*", "on_reference")
+    assert with_versions(plan, frozenset({"lookup_fast", "lookup_fast.cold"})) == plan
+
+
+def test_a_versions_dots_do_not_get_into_c() -> None:
+    plan = function_plan("kprobe", "lookup_fast.isra.0", "on_reference")
+    hook = Hook("reference", (plan,), (plan,))
+    assert function_name(hook, plan, plan.targets[0]) == "reference__kprobe__lookup_fast_isra_0"
