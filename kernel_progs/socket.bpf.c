@@ -225,12 +225,14 @@ static __always_inline int on_retransmit_exit(long error)
 // `calls` is the first of three columns; `result` is what the kernel returned.
 static __always_inline int transferred(u32 calls, long result)
 {
-    u32 slot = slot_of(current_tgid());
-    count_at(slot, calls, 1);
+    struct row *row = row_of(current_tgid());
+    if (!row)
+        return 0;
+    add(row, calls, 1);
     if (result < 0)
-        count_at(slot, calls + ERROR, 1);
+        add(row, calls + ERROR, 1);
     else if (result)
-        count_at(slot, calls + BYTES, result);
+        add(row, calls + BYTES, result);
     return 0;
 }
 
