@@ -10,7 +10,11 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 ARGS   ?=
 
-.PHONY: run test lint bench clean
+# What all kernels have shown; docs/coverage.md is made of it.
+COVERAGE := .coverage-notes
+KERNELS  ?= 5.10,6.1,6.12,7.2
+
+.PHONY: run test test-kernels lint bench clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/.run-ready
@@ -18,6 +22,17 @@ run: $(VENV)/.run-ready
 
 test: lint
 	@$(BIN)/python -m pytest $(ARGS)
+
+# The known answers on the host and in every guest kernel, by every plan, in both modes; then docs/coverage.md.
+test-kernels: $(VENV)/.test-ready
+	@rm -rf $(COVERAGE) && mkdir $(COVERAGE)
+	@EBPF_TEST_COVERAGE=$(CURDIR)/$(COVERAGE) EBPF_TEST_ATTACH=tracepoint $(BIN)/python -m pytest tests/kernel $(ARGS)
+	@EBPF_TEST_COVERAGE=$(CURDIR)/$(COVERAGE) EBPF_TEST_ATTACH=fentry,kprobe \
+	    $(BIN)/python -m pytest -q tests/kernel/test_survey.py
+	@EBPF_TEST_COVERAGE=$(CURDIR)/$(COVERAGE) EBPF_TEST_KERNELS=$(KERNELS) \
+	    EBPF_TEST_GUEST_PLANS=fentry,kprobe,tracepoint \
+	    $(BIN)/python -m pytest tests/guest/test_known_answers.py $(ARGS)
+	@$(BIN)/python -m tests.coverage_matrix $(COVERAGE)
 
 lint: $(VENV)/.test-ready
 	@$(BIN)/ruff check --quiet .
@@ -38,7 +53,7 @@ $(VENV)/.test-ready: $(VENV)/.run-ready
 	@touch $@
 
 clean:
-	rm -rf $(VENV) *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(COVERAGE) *.egg-info .mypy_cache .ruff_cache .pytest_cache
 
 # Installs those of the Debian packages $(1) that are missing; asks the network only when some are.
 define need
