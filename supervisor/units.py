@@ -129,6 +129,7 @@ class LoadingUnit(Unit):
         if self.loaded:
             self.loaded.close()
             self.loaded, self.kernel_bytes = None, 0
+            self.hooks = [dataclasses.replace(hook, link=None) for hook in self.hooks]
 
 
 def shards(config: ProgramConfig) -> int:

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from supervisor import linux
 from supervisor.errors import Unavailable
-from supervisor.kernel import btf, namespace, system_calls
+from supervisor.kernel import attach, btf, namespace, system_calls
 from supervisor.kernel.handover import Loaded
 from supervisor.kernel.maps import KernelMap, MapInfo
 from supervisor.kernel.plans import (
@@ -132,7 +132,9 @@ def load(request: Request) -> Loaded:
     reports.sort(key=lambda report: order.index(report.hook))
     if request.finish:
         request.finish(tables)
-    return Loaded(maps, attacher.links, reports)
+    # The mask is this loader's alone: another part of the program has its own.
+    kept = {name: held for name, held in maps.items() if name != system_calls.MASK}
+    return Loaded(kept, attacher.links, reports)
 
 
 def possible_cpus() -> int:
@@ -378,13 +380,15 @@ class _Attacher:
         reports: list[HookReport] = []
         for plan in plans:
             links: list[int] = []
+            held: dict[Target, int] = {}
             target = plan.targets[0]
             try:
                 for target in plan.targets:
                     if plan.mechanism_of(target) == "system call":
-                        self._attach_side(side_of(target))
+                        held[target] = self._attach_side(side_of(target))
                     else:
-                        links.append(self._attach(hook, plan, target))
+                        held[target] = self._attach(hook, plan, target)
+                        links.append(held[target])
                 self._take(hook, plan)
                 if not fires(hook, self._tables):
                     raise _Refused("it is attached but does not see the event that the start made")
@@ -395,7 +399,7 @@ class _Attacher:
                     os.close(link)
                 continue
             self.links += links
-            reports += [report(hook, plan, target) for target in plan.targets]
+            reports += [report(hook, plan, target, link=link) for target, link in held.items()]
             break
         return reports
 
@@ -407,11 +411,12 @@ class _Attacher:
         self._taken = self._taken | bit if taken else self._taken & ~bit
         self._tables.set(system_calls.MASK, 0, self._taken)
 
-    def _attach_side(self, side: Side) -> None:
+    def _attach_side(self, side: Side) -> int:
         """One link for all hooks; what it sees counts for those whose plan is taken."""
         if side not in self._sides:
             program = self._load("system call", system_calls.function_name(side))
             self._sides[side] = self._attach_raw_tracepoint(program, f"sys_{side}")
+        return self._sides[side]
 
     def _let_go_of_idle_sides(self) -> None:
         """A side whose plans were all refused would cost every system call for nothing."""
@@ -432,19 +437,33 @@ class _Attacher:
         program = self._load(mechanism, function_name(hook, plan, target))
         if mechanism == "raw tracepoint":
             return self._attach_raw_tracepoint(program, target.symbol.partition(":")[2])
+        if FAMILY[mechanism] == "kprobe":
+            return self._attach_kprobe(program, mechanism, target)
         lib = _bcc().libbcc.lib
         ctypes.set_errno(0)
         with _silenced():
             if FAMILY[mechanism] == "fentry":
                 link = lib.bpf_attach_kfunc(program)
-            elif FAMILY[mechanism] == "kprobe":
-                kind = _PROBE_RETURN if mechanism == "kretprobe" else _PROBE_ENTRY
-                event = f"{self._request.tag}_{'r' if kind else 'p'}_{target.symbol.replace('.', '_')}"
-                symbol, at_once = target.symbol.encode(), target.at_once if kind else 0
-                link = lib.bpf_attach_kprobe(program, kind, event.encode(), symbol, 0, at_once)
             else:
                 category, event = target.symbol.split(":")
                 link = lib.bpf_attach_tracepoint(program, category.encode(), event.encode())
+        return _attached(link)
+
+    def _attach_kprobe(self, program: int, mechanism: Mechanism, target: Target) -> int:
+        at_return = mechanism == "kretprobe"
+        at_once = target.at_once if at_return else 0
+        if attach.PMU.exists() and not at_once:
+            try:
+                return attach.kprobe(program, target.symbol, at_return=at_return)
+            except OSError as error:
+                raise _Refused(f"cannot attach: {_reason(error.errno or 0)}") from error
+        # libbcc writes a line of kprobe_events: before 4.17, and for what the PMU has no word for.
+        kind = _PROBE_RETURN if at_return else _PROBE_ENTRY
+        event = f"{self._request.tag}_{'r' if at_return else 'p'}_{target.symbol.replace('.', '_')}"
+        names = event.encode(), target.symbol.encode()
+        ctypes.set_errno(0)
+        with _silenced():
+            link = _bcc().libbcc.lib.bpf_attach_kprobe(program, kind, *names, 0, at_once)
         return _attached(link)
 
     def _attach_raw_tracepoint(self, program: int, name: str) -> int:
