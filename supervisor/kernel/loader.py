@@ -75,7 +75,7 @@ class Request:
     """What to load.
 
     defines: constants for the C source. shared: maps of the core program that this one uses, by name.
-    numbers: see Program.
+    numbers: see Program. btf_folder: where the kernel's types are.
     prepare: runs between loading and attaching, with the maps (fills a queue, for example).
     finish: runs after attaching.
     tag: stands in the name of every kprobe_events line that libbcc may have to write.
@@ -91,6 +91,7 @@ class Request:
     prepare: Callable[["Tables"], None] | None = None
     finish: Callable[["Tables"], None] | None = None
     numbers: tuple[str, ...] = ()
+    btf_folder: Path = btf.FOLDER
 
 
 @dataclass(frozen=True)
@@ -181,7 +182,7 @@ def _candidates(request: Request) -> tuple[dict[str, list[Plan]], list[HookRepor
             wanted = " or ".join(request.preference.families)
             reports.append(HookReport(hook.name, wanted, "", False, f"this hook has no {wanted} plan"))
         for plan in (with_versions(plan, symbols) for plan in allowed):
-            lacking = {t: why for t in plan.targets if (why := _lack(plan, t, symbols))}
+            lacking = {t: why for t in plan.targets if (why := _lack(plan, t, symbols, request.btf_folder))}
             required = [t for t in lacking if not t.optional]
             reports += [report(hook, plan, t, lacking[t]) for t in required]
             if not required:
@@ -212,11 +213,11 @@ def _kernel_functions() -> frozenset[str]:
         return frozenset(name[2] for name in fields if name[1] in "TtWw")
 
 
-def _lack(plan: Plan, target: Target, symbols: frozenset[str]) -> str:
+def _lack(plan: Plan, target: Target, symbols: frozenset[str], btf_folder: Path) -> str:
     """Why the target is not worth compiling here, "" where it is."""
     for fact in target.needed():
-        if not fact.endswith("?") and _fact(fact) is None:
-            return f"the kernel's types (BTF) do not tell of {fact}"
+        if not fact.endswith("?") and _fact(fact, btf_folder) is None:
+            return f"the kernel's types ({btf_folder / 'vmlinux'}) do not tell of {fact}"
     mechanism = plan.mechanism_of(target)
     if mechanism == "raw tracepoint":
         return ""  # there is no list of them; attaching tells
@@ -255,11 +256,12 @@ def _fields_of(event: str) -> frozenset[str] | None:
 
 
 @functools.cache
-def _fact(fact: str) -> int | None:
+def _fact(fact: str, btf_folder: Path) -> int | None:
     """What Target.needed names."""
     name = fact.rstrip("?")
     name = f"{name[:-2]}.arguments" if name.endswith("()") else name
-    return btf.number_of(*name.split("."))
+    structure, _, member = name.partition(".")
+    return btf.number_of(structure, member, btf_folder)
 
 
 def _constant(fact: str) -> str:
@@ -294,7 +296,8 @@ def _compile(request: Request, candidates: Mapping[str, list[Plan]], bits: syste
         facts.add(f"{_CALL_STATUS}?")
     text += functions
     flags = [f"-D{name}={value}" for name, value in request.defines.items()]
-    flags += [f"-D{_constant(fact)}={_fact(fact)}" for fact in facts if _fact(fact) is not None]
+    known = {fact: _fact(fact, request.btf_folder) for fact in facts}
+    flags += [f"-D{_constant(fact)}={value}" for fact, value in known.items() if value is not None]
     flags += [f"-DARCH_{platform.machine().upper()}", f"-I{SOURCES / 'include'}"]
     flags += [word for folder in _include_folders() for word in ("-isystem", str(folder))]
     try:
