@@ -98,6 +98,7 @@ class Arbiter:
             theirs,
             options.attach,
             kprobe_events.tag(runtime_dir.path),
+            Path(self._config.btf_path),
             self._on_change,
         )
         self._defines = identities.defines(

@@ -98,7 +98,7 @@ def _program(program: Program, core: Loaded, defines: dict[str, str | int], mark
         "available": not missing,
         "reason": loaded.error
         or (f"without {', '.join(missing)}: {lacking(loaded.hooks)}" if missing else ""),
-        "hooks": [asdict(hook) for hook in loaded.hooks],
+        "hooks": [hook.told() for hook in loaded.hooks],
     }
     loaded.close()
     return answer

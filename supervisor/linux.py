@@ -34,6 +34,11 @@ _BPF_MAP_UPDATE_ELEM: Final = 2
 _BPF_OBJ_PIN: Final = 6
 _BPF_MAP_TYPE_ARRAY: Final = 2
 BPF_F_MMAPABLE: Final = 1 << 10
+_SYS_PERF_EVENT_OPEN: Final = {"x86_64": 298, "aarch64": 241, "riscv64": 241, "ppc64le": 319, "s390x": 331}
+_BPF_PROG_GET_FD_BY_ID: Final = 13
+_BPF_OBJ_GET_INFO_BY_FD: Final = 15
+_BPF_LINK_CREATE: Final = 28
+_PERF_FLAG_FD_CLOEXEC: Final = 8
 
 _CAP_VERSION_3: Final = 0x20080522
 CAP_SYS_ADMIN: Final = 21
@@ -150,6 +155,24 @@ class _PinAttribute(ctypes.Structure):
     _fields_ = (("pathname", ctypes.c_uint64), ("bpf_fd", ctypes.c_uint32), ("file_flags", ctypes.c_uint32))
 
 
+class _InfoAttribute(ctypes.Structure):
+    """The members of union bpf_attr that BPF_OBJ_GET_INFO_BY_FD reads, and info_len, which it writes."""
+
+    _fields_ = (("bpf_fd", ctypes.c_uint32), ("info_len", ctypes.c_uint32), ("info", ctypes.c_uint64))
+
+
+class _IdAttribute(ctypes.Structure):
+    """The members of union bpf_attr that BPF_PROG_GET_FD_BY_ID reads."""
+
+    _fields_ = (("id", ctypes.c_uint32), ("next_id", ctypes.c_uint32), ("open_flags", ctypes.c_uint32))
+
+
+def _bpf(command: int, attribute: ctypes.Structure, what: str) -> int:
+    number = _SYS_BPF[platform.machine()]
+    size = ctypes.sizeof(attribute)
+    return _check(_libc.syscall(number, command, ctypes.byref(attribute), size), what)
+
+
 def bpf_pin(fd: int, path: str) -> None:
     """Gives a BPF object a name in a bpffs."""
     name = ctypes.create_string_buffer(path.encode())
@@ -178,6 +201,27 @@ def bpf_update_array(fd: int, index: int, address: int) -> None:
     _bpf(_BPF_MAP_UPDATE_ELEM, _ElementAttribute(fd, ctypes.addressof(key), address, 0), "update a map")
 
 
-def _bpf(command: int, attribute: ctypes.Structure, what: str) -> int:
-    size = ctypes.sizeof(attribute)
-    return _check(_libc.syscall(_SYS_BPF[platform.machine()], command, ctypes.byref(attribute), size), what)
+def bpf_link_create(attribute: ctypes.Structure) -> int:
+    """A link between a program and what it is attached to (kernel 5.7 on; to perf events 5.15 on)."""
+    return _bpf(_BPF_LINK_CREATE, attribute, "BPF_LINK_CREATE")
+
+
+def bpf_info(fd: int, info: ctypes.Structure) -> int:
+    """Fills in what the kernel tells of a BPF object, and gives how many bytes of it this kernel knows."""
+    attribute = _InfoAttribute(fd, ctypes.sizeof(info), ctypes.addressof(info))
+    _bpf(_BPF_OBJ_GET_INFO_BY_FD, attribute, "BPF_OBJ_GET_INFO_BY_FD")
+    return int(attribute.info_len)
+
+
+def bpf_program_by_id(program_id: int) -> int:
+    """A new descriptor of a loaded program."""
+    return _bpf(_BPF_PROG_GET_FD_BY_ID, _IdAttribute(program_id), f"BPF program {program_id}")
+
+
+def perf_event_open(attribute: ctypes.Structure, *, pid: int, cpu: int) -> int:
+    """perf_event_open(2) without a group."""
+    number = _SYS_PERF_EVENT_OPEN[platform.machine()]
+    found = _libc.syscall(
+        number, ctypes.byref(attribute), pid, cpu, -1, ctypes.c_ulong(_PERF_FLAG_FD_CLOEXEC)
+    )
+    return _check(found, "perf_event_open")

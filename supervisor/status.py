@@ -6,6 +6,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+from supervisor.kernel import attach
 from supervisor.unit import Unit
 from supervisor.units import ProgramUnit
 
@@ -62,7 +63,7 @@ def of_program(unit: ProgramUnit, counts: Counts) -> dict[str, Any]:
         "dropped": counts.dropped,
         "rate": round(counts.rate, 1),
         "description": unit.description,
-        "hooks": [asdict(hook) for hook in unit.hooks],
+        "hooks": [{**hook.told(), "missed": attach.missed(hook.link)} for hook in unit.hooks],
     }
 
 

@@ -49,7 +49,7 @@ def _aligned(rows: Sequence[Sequence[str]]) -> str:
 
 
 def hooks_table(programs: Sequence[Mapping[str, Any]]) -> str:
-    rows = [("PROGRAM", "HOOK", "PLAN", "TARGET", "ATTACHED", "REASON")]
+    rows = [("PROGRAM", "HOOK", "PLAN", "TARGET", "ATTACHED", "REMARK")]
     rows += [
         (
             p["name"],
@@ -57,12 +57,23 @@ def hooks_table(programs: Sequence[Mapping[str, Any]]) -> str:
             h["plan"] or "-",
             h["target"] or "-",
             "yes" if h["attached"] else "no",
-            h["reason"],
+            _remark(h),
         )
         for p in programs
         for h in p["hooks"]
     ]
     return "\n" + _aligned(rows)
+
+
+def _remark(hook: Mapping[str, Any]) -> str:
+    """Why it is not attached; of what is, how many hits the kernel missed. A kretprobe can always miss some
+    (it has room for so many calls at once), so it says too when the kernel does not tell."""
+    missed = hook.get("missed")
+    if missed or (missed is not None and hook["plan"] == "kretprobe"):
+        return f"missed hits: {missed}"
+    if hook["attached"] and hook["plan"] == "kretprobe" and "missed" in hook:
+        return "missed hits: not told by this kernel"
+    return str(hook["reason"])
 
 
 def duration(seconds: float) -> str:

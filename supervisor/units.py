@@ -39,6 +39,7 @@ class House:
     lifeline: socket.socket  # the children's end; ours is held open by the arbiter
     attach: str  # the command line's choice of plans, auto = the configuration's
     tag: str
+    btf_folder: Path
     changed: Callable[[Unit], None]
 
 
@@ -72,7 +73,7 @@ class LoadingUnit(Unit):
 
     def load(self) -> None:
         """Forks the loader."""
-        request = self.request()
+        request = dataclasses.replace(self.request(), btf_folder=self.house.btf_folder)
         ours, theirs = spawn.socket_pair(socket.SOCK_SEQPACKET)
         keep = {theirs.fileno(), *(held.fd for held in request.shared.values())}
         child = spawn.spawn(
@@ -129,6 +130,7 @@ class LoadingUnit(Unit):
         if self.loaded:
             self.loaded.close()
             self.loaded, self.kernel_bytes = None, 0
+            self.hooks = [dataclasses.replace(hook, link=None) for hook in self.hooks]
 
 
 def shards(config: ProgramConfig) -> int:

@@ -3,7 +3,10 @@ read by libbpf, which BCC depends on."""
 
 import ctypes
 import ctypes.util
+from pathlib import Path
 from typing import Any, Final
+
+FOLDER: Final = Path("/sys/kernel/btf")  # of the types: a file `vmlinux`, as BTF or as an ELF file with it
 
 # Kinds of types (include/uapi/linux/btf.h).
 _KIND_STRUCT: Final = 4
@@ -29,16 +32,16 @@ class _Enumerator(ctypes.Structure):
     _fields_ = (("name_off", ctypes.c_uint32), ("value", ctypes.c_int32))
 
 
-def number_of(name: str, member: str) -> int | None:
+def number_of(name: str, member: str, folder: Path = FOLDER) -> int | None:
     """Bytes from the beginning of the structure to its field, which may stand in a nameless part of it; or
     the value of an enumeration's member; or, for the member `arguments` of a function, how many it takes:
-    where fexit finds its result. None where the kernel or libbpf does not tell."""
+    where fexit finds its result. None where the folder's vmlinux or libbpf does not tell."""
     try:
         lib = _libbpf()
     except (OSError, AttributeError):
         return None
-    kernel = lib.btf__load_vmlinux_btf()
-    if not kernel:
+    kernel = lib.btf__parse(bytes(folder / "vmlinux"), None)
+    if not kernel or lib.libbpf_get_error(kernel):
         return None
     try:
         types = _Types(lib, kernel)
@@ -58,7 +61,10 @@ def number_of(name: str, member: str) -> int | None:
 def _libbpf() -> Any:
     """Raises OSError without libbpf, AttributeError for one that is too old."""
     lib = ctypes.CDLL(ctypes.util.find_library("bpf") or "libbpf.so.1")
-    lib.btf__load_vmlinux_btf.restype = lib.btf__type_by_id.restype = ctypes.c_void_p
+    lib.btf__parse.restype = lib.btf__type_by_id.restype = ctypes.c_void_p
+    lib.btf__parse.argtypes = [ctypes.c_char_p, ctypes.c_void_p]
+    lib.libbpf_get_error.argtypes = [ctypes.c_void_p]
+    lib.libbpf_get_error.restype = ctypes.c_long
     lib.btf__find_by_name_kind.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_uint32]
     lib.btf__type_by_id.argtypes = lib.btf__name_by_offset.argtypes = [ctypes.c_void_p, ctypes.c_uint32]
     lib.btf__name_by_offset.restype = ctypes.c_char_p

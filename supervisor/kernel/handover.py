@@ -2,8 +2,9 @@
 SOCK_SEQPACKET pair, so that a message is whole or absent.
 
     {"maps": [[name, entries, value_bytes, flags], …], "links": n,
-     "hooks": [[hook, plan, target, attached, reason], …], "error": ""}
-    with the descriptors of the maps, then those of the attachments, in that order
+     "hooks": [[hook, plan, target, attached, reason, link], …], "error": ""}
+    with the descriptors of the maps, then those of the attachments, in that order; a hook's link is the place
+    of its attachment among them
 
 The kernel takes 253 descriptors in one message (SCM_MAX_FD); more follow in messages of their own.
 """
@@ -46,7 +47,10 @@ def send(channel: socket.socket, loaded: Loaded) -> None:
             [m.info.name, m.info.entries, m.info.value_bytes, m.info.flags] for m in loaded.maps.values()
         ],
         "links": len(loaded.links),
-        "hooks": [[h.hook, h.plan, h.target, h.attached, h.reason] for h in loaded.hooks],
+        "hooks": [
+            [h.hook, h.plan, h.target, h.attached, h.reason, None if h.link is None else fds.index(h.link)]
+            for h in loaded.hooks
+        ],
         "error": loaded.error,
     }
     socket.send_fds(channel, [msgpack.packb(head)], fds[:_FDS_PER_MESSAGE])
@@ -61,7 +65,7 @@ def receive(channel: socket.socket) -> Loaded | None:
         return None
     try:
         return _decode(channel, head, fds)
-    except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
+    except (ValueError, TypeError, LookupError, msgpack.UnpackException) as error:
         for fd in fds:
             os.close(fd)
         raise SupervisorError(f"the loader's report cannot be read: {error}") from error
@@ -86,5 +90,8 @@ def _decode(channel: socket.socket, head: bytes, fds: list[int]) -> Loaded:
     if len(fds) != expected:
         raise ValueError(f"{len(fds)} descriptors came, {expected} were announced")
     maps = {info.name: KernelMap(info, fd) for info, fd in zip(infos, fds, strict=False)}
-    hooks = [HookReport(*entry) for entry in report["hooks"]]
+    hooks = [
+        HookReport(hook, plan, target, attached, reason, None if link is None else fds[link])
+        for hook, plan, target, attached, reason, link in report["hooks"]
+    ]
     return Loaded(maps, fds[len(infos) :], hooks, report["error"])

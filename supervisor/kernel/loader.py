@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from supervisor import linux
 from supervisor.errors import Unavailable
-from supervisor.kernel import btf, namespace, system_calls
+from supervisor.kernel import attach, btf, namespace, system_calls
 from supervisor.kernel.handover import Loaded
 from supervisor.kernel.maps import KernelMap, MapInfo
 from supervisor.kernel.plans import (
@@ -75,7 +75,7 @@ class Request:
     """What to load.
 
     defines: constants for the C source. shared: maps of the core program that this one uses, by name.
-    numbers: see Program.
+    numbers: see Program. btf_folder: where the kernel's types are.
     prepare: runs between loading and attaching, with the maps (fills a queue, for example).
     finish: runs after attaching.
     tag: stands in the name of every kprobe_events line that libbcc may have to write.
@@ -91,6 +91,7 @@ class Request:
     prepare: Callable[["Tables"], None] | None = None
     finish: Callable[["Tables"], None] | None = None
     numbers: tuple[str, ...] = ()
+    btf_folder: Path = btf.FOLDER
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,9 @@ def load(request: Request) -> Loaded:
     reports.sort(key=lambda report: order.index(report.hook))
     if request.finish:
         request.finish(tables)
-    return Loaded(maps, attacher.links, reports)
+    # The mask is this loader's alone: another part of the program has its own.
+    kept = {name: held for name, held in maps.items() if name != system_calls.MASK}
+    return Loaded(kept, attacher.links, reports)
 
 
 def possible_cpus() -> int:
@@ -179,7 +182,7 @@ def _candidates(request: Request) -> tuple[dict[str, list[Plan]], list[HookRepor
             wanted = " or ".join(request.preference.families)
             reports.append(HookReport(hook.name, wanted, "", False, f"this hook has no {wanted} plan"))
         for plan in (with_versions(plan, symbols) for plan in allowed):
-            lacking = {t: why for t in plan.targets if (why := _lack(plan, t, symbols))}
+            lacking = {t: why for t in plan.targets if (why := _lack(plan, t, symbols, request.btf_folder))}
             required = [t for t in lacking if not t.optional]
             reports += [report(hook, plan, t, lacking[t]) for t in required]
             if not required:
@@ -210,11 +213,11 @@ def _kernel_functions() -> frozenset[str]:
         return frozenset(name[2] for name in fields if name[1] in "TtWw")
 
 
-def _lack(plan: Plan, target: Target, symbols: frozenset[str]) -> str:
+def _lack(plan: Plan, target: Target, symbols: frozenset[str], btf_folder: Path) -> str:
     """Why the target is not worth compiling here, "" where it is."""
     for fact in target.needed():
-        if not fact.endswith("?") and _fact(fact) is None:
-            return f"the kernel's types (BTF) do not tell of {fact}"
+        if not fact.endswith("?") and _fact(fact, btf_folder) is None:
+            return f"the kernel's types ({btf_folder / 'vmlinux'}) do not tell of {fact}"
     mechanism = plan.mechanism_of(target)
     if mechanism == "raw tracepoint":
         return ""  # there is no list of them; attaching tells
@@ -253,11 +256,12 @@ def _fields_of(event: str) -> frozenset[str] | None:
 
 
 @functools.cache
-def _fact(fact: str) -> int | None:
+def _fact(fact: str, btf_folder: Path) -> int | None:
     """What Target.needed names."""
     name = fact.rstrip("?")
     name = f"{name[:-2]}.arguments" if name.endswith("()") else name
-    return btf.number_of(*name.split("."))
+    structure, _, member = name.partition(".")
+    return btf.number_of(structure, member, btf_folder)
 
 
 def _constant(fact: str) -> str:
@@ -292,7 +296,8 @@ def _compile(request: Request, candidates: Mapping[str, list[Plan]], bits: syste
         facts.add(f"{_CALL_STATUS}?")
     text += functions
     flags = [f"-D{name}={value}" for name, value in request.defines.items()]
-    flags += [f"-D{_constant(fact)}={_fact(fact)}" for fact in facts if _fact(fact) is not None]
+    known = {fact: _fact(fact, request.btf_folder) for fact in facts}
+    flags += [f"-D{_constant(fact)}={value}" for fact, value in known.items() if value is not None]
     flags += [f"-DARCH_{platform.machine().upper()}", f"-I{SOURCES / 'include'}"]
     flags += [word for folder in _include_folders() for word in ("-isystem", str(folder))]
     try:
@@ -378,13 +383,15 @@ class _Attacher:
         reports: list[HookReport] = []
         for plan in plans:
             links: list[int] = []
+            held: dict[Target, int] = {}
             target = plan.targets[0]
             try:
                 for target in plan.targets:
                     if plan.mechanism_of(target) == "system call":
-                        self._attach_side(side_of(target))
+                        held[target] = self._attach_side(side_of(target))
                     else:
-                        links.append(self._attach(hook, plan, target))
+                        held[target] = self._attach(hook, plan, target)
+                        links.append(held[target])
                 self._take(hook, plan)
                 if not fires(hook, self._tables):
                     raise _Refused("it is attached but does not see the event that the start made")
@@ -395,7 +402,7 @@ class _Attacher:
                     os.close(link)
                 continue
             self.links += links
-            reports += [report(hook, plan, target) for target in plan.targets]
+            reports += [report(hook, plan, target, link=link) for target, link in held.items()]
             break
         return reports
 
@@ -407,11 +414,12 @@ class _Attacher:
         self._taken = self._taken | bit if taken else self._taken & ~bit
         self._tables.set(system_calls.MASK, 0, self._taken)
 
-    def _attach_side(self, side: Side) -> None:
+    def _attach_side(self, side: Side) -> int:
         """One link for all hooks; what it sees counts for those whose plan is taken."""
         if side not in self._sides:
             program = self._load("system call", system_calls.function_name(side))
             self._sides[side] = self._attach_raw_tracepoint(program, f"sys_{side}")
+        return self._sides[side]
 
     def _let_go_of_idle_sides(self) -> None:
         """A side whose plans were all refused would cost every system call for nothing."""
@@ -432,19 +440,33 @@ class _Attacher:
         program = self._load(mechanism, function_name(hook, plan, target))
         if mechanism == "raw tracepoint":
             return self._attach_raw_tracepoint(program, target.symbol.partition(":")[2])
+        if FAMILY[mechanism] == "kprobe":
+            return self._attach_kprobe(program, mechanism, target)
         lib = _bcc().libbcc.lib
         ctypes.set_errno(0)
         with _silenced():
             if FAMILY[mechanism] == "fentry":
                 link = lib.bpf_attach_kfunc(program)
-            elif FAMILY[mechanism] == "kprobe":
-                kind = _PROBE_RETURN if mechanism == "kretprobe" else _PROBE_ENTRY
-                event = f"{self._request.tag}_{'r' if kind else 'p'}_{target.symbol.replace('.', '_')}"
-                symbol, at_once = target.symbol.encode(), target.at_once if kind else 0
-                link = lib.bpf_attach_kprobe(program, kind, event.encode(), symbol, 0, at_once)
             else:
                 category, event = target.symbol.split(":")
                 link = lib.bpf_attach_tracepoint(program, category.encode(), event.encode())
+        return _attached(link)
+
+    def _attach_kprobe(self, program: int, mechanism: Mechanism, target: Target) -> int:
+        at_return = mechanism == "kretprobe"
+        at_once = target.at_once if at_return else 0
+        if attach.PMU.exists() and not at_once:
+            try:
+                return attach.kprobe(program, target.symbol, at_return=at_return)
+            except OSError as error:
+                raise _Refused(f"cannot attach: {_reason(error.errno or 0)}") from error
+        # libbcc writes a line of kprobe_events: before 4.17, and for what the PMU has no word for.
+        kind = _PROBE_RETURN if at_return else _PROBE_ENTRY
+        event = f"{self._request.tag}_{'r' if at_return else 'p'}_{target.symbol.replace('.', '_')}"
+        names = event.encode(), target.symbol.encode()
+        ctypes.set_errno(0)
+        with _silenced():
+            link = _bcc().libbcc.lib.bpf_attach_kprobe(program, kind, *names, 0, at_once)
         return _attached(link)
 
     def _attach_raw_tracepoint(self, program: int, name: str) -> int:

@@ -15,7 +15,7 @@ import platform
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 Mechanism = Literal["fentry", "fexit", "kprobe", "kretprobe", "tracepoint", "raw tracepoint", "system call"]
 Family = Literal["fentry", "kprobe", "tracepoint"]
@@ -114,13 +114,26 @@ class HookReport:
     target: str
     attached: bool
     reason: str = ""
+    link: int | None = None  # the descriptor that holds it, in the process that has it now
+
+    def told(self) -> dict[str, Any]:
+        """What users are told of it."""
+        return {
+            "hook": self.hook,
+            "plan": self.plan,
+            "target": self.target,
+            "attached": self.attached,
+            "reason": self.reason,
+        }
 
 
-def report(hook: Hook, plan: Plan, target: Target, reason: str = "") -> HookReport:
+def report(
+    hook: Hook, plan: Plan, target: Target, reason: str = "", *, link: int | None = None
+) -> HookReport:
     """Of a target that is attached, or with a reason that is not."""
     mechanism = plan.mechanism_of(target)
     shown = "tracepoint" if FAMILY[mechanism] == "tracepoint" else mechanism
-    return HookReport(hook.name, shown, target.symbol, not reason, reason)
+    return HookReport(hook.name, shown, target.symbol, not reason, reason, link)
 
 
 def choose(plans: Iterable[Plan], preference: "Preference") -> list[Plan]:

@@ -285,4 +285,4 @@ def test_check_for_people_says_the_same_in_tables() -> None:
     for name in PROGRAMS:
         assert re.search(rf"^  (yes|no )  {name}\b", answer.stdout, re.MULTILINE)
         assert re.search(rf"^{name} +\S+", answer.stdout, re.MULTILINE)
-    assert re.search("^PROGRAM .* REASON$", answer.stdout, re.MULTILINE)
+    assert re.search("^PROGRAM .* REMARK$", answer.stdout, re.MULTILINE)

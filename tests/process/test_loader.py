@@ -39,3 +39,20 @@ def test_program_that_the_kernel_refuses_is_unavailable_and_says_why_for_each_ho
         assert run.process.wait(20) == 1
         assert "UNAVAILABLE: kprobe: this hook has no kprobe plan" in run.stderr()
         wait_for("DISABLE", lambda: run.stream.disabled)
+
+
+def test_plan_that_needs_a_types_layout_is_left_out_where_btf_path_has_no_types() -> None:
+    nowhere = {"ebpf.d.conf": "[global]\n    btf path = /nowhere\n"}
+    with supervisor("--only", "process", "--attach", "tracepoint", files=nowhere) as run:
+        run.pid_of("process")
+        release = [hook for hook in run.program("process")["hooks"] if hook["hook"] == "release"]
+        reasons = {hook["reason"] for hook in release if not hook["attached"]}
+        assert reasons == {"the kernel's types (/nowhere/vmlinux) do not tell of task_struct.pid"}
+        assert [hook["target"] for hook in release if hook["attached"]] == ["sched:sched_process_free"]
+
+
+def test_plan_that_needs_a_types_layout_is_taken_where_btf_path_has_the_types() -> None:
+    with supervisor("--only", "process", "--attach", "tracepoint") as run:
+        run.pid_of("process")
+        release = [hook for hook in run.program("process")["hooks"] if hook["hook"] == "release"]
+        assert [hook["attached"] for hook in release] == [True]

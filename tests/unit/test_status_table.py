@@ -82,10 +82,36 @@ def test_no_program_at_all_is_a_head_alone() -> None:
 def test_verbose_adds_each_hook_with_its_plan_and_the_reason() -> None:
     lines = lines_of(RUNNING, STOPPED, verbose=True)
     assert lines[3:5] == ["", lines[4]]
-    assert lines[4].split() == ["PROGRAM", "HOOK", "PLAN", "TARGET", "ATTACHED", "REASON"]
+    assert lines[4].split() == ["PROGRAM", "HOOK", "PLAN", "TARGET", "ATTACHED", "REMARK"]
     assert [line.split() for line in lines[5:]] == [
         ["fd", "open", "fexit", "do_sys_openat2", "no", "EPERM"],
         ["fd", "open", "tracepoint", "syscalls:x", "yes"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("plan", "missed", "remark"),
+    [
+        ("kretprobe", 291, "missed hits: 291"),
+        ("kretprobe", 0, "missed hits: 0"),
+        ("kretprobe", None, "missed hits: not told by this kernel"),
+        ("kprobe", 3, "missed hits: 3"),
+        ("fentry", 0, ""),
+        ("tracepoint", None, ""),
+    ],
+)
+def test_hits_that_the_kernel_missed_stand_beside_the_hook(
+    plan: str, missed: int | None, remark: str
+) -> None:
+    hook = {"hook": "open", "plan": plan, "target": "f", "attached": True, "reason": "", "missed": missed}
+    text = hooks_table([{"name": "fd", "hooks": [hook]}])
+    assert text.splitlines()[-1].split(maxsplit=5) == [
+        "fd",
+        "open",
+        plan,
+        "f",
+        "yes",
+        *filter(None, [remark]),
     ]
 
 

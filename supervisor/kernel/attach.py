@@ -1,0 +1,160 @@
+"""Attaching kprobes by perf_event_open(2), and asking the kernel how many hits of a hook it missed.
+
+probe ──▶ event of the kprobe PMU ──▶ program        since 4.17
+          the link holds the event, so the link's descriptor is all that is kept; since 5.15
+          before, the event's own descriptor is
+"""
+
+import ctypes
+import errno
+import fcntl
+import functools
+import os
+from pathlib import Path
+from typing import Final
+
+from supervisor import linux
+
+PMU: Final = Path("/sys/bus/event_source/devices/kprobe")
+
+_PERF_EVENT: Final = 41  # BPF_PERF_EVENT of enum bpf_attach_type
+_IOC_SET_BPF: Final = 0x40042408  # PERF_EVENT_IOC_SET_BPF
+# enum bpf_link_type and enum bpf_perf_event_type
+_LINK_OF_PERF_EVENT: Final = 7
+_PERF_KPROBES: Final = (3, 4)
+
+
+class _PerfEventAttribute(ctypes.Structure):
+    """struct perf_event_attr as far as a kprobe needs it (PERF_ATTR_SIZE_VER1)."""
+
+    _fields_ = (
+        ("type", ctypes.c_uint32),
+        ("size", ctypes.c_uint32),
+        ("config", ctypes.c_uint64),
+        ("sample", ctypes.c_uint64 * 3),
+        ("flags", ctypes.c_uint64),
+        ("wakeup_events", ctypes.c_uint32),
+        ("bp_type", ctypes.c_uint32),
+        ("kprobe_func", ctypes.c_uint64),
+        ("probe_offset", ctypes.c_uint64),
+    )
+
+
+class _LinkCreate(ctypes.Structure):
+    """The members of union bpf_attr that BPF_LINK_CREATE reads."""
+
+    _fields_ = (
+        ("prog_fd", ctypes.c_uint32),
+        ("target_fd", ctypes.c_uint32),
+        ("attach_type", ctypes.c_uint32),
+        ("flags", ctypes.c_uint32),
+        ("bpf_cookie", ctypes.c_uint64),
+    )
+
+
+class _LinkInfo(ctypes.Structure):
+    """struct bpf_link_info with its part on kprobes."""
+
+    _fields_ = (
+        ("type", ctypes.c_uint32),
+        ("id", ctypes.c_uint32),
+        ("prog_id", ctypes.c_uint32),
+        ("perf_type", ctypes.c_uint64),
+        ("func_name", ctypes.c_uint64),
+        ("name_len", ctypes.c_uint32),
+        ("offset", ctypes.c_uint32),
+        ("address", ctypes.c_uint64),
+        ("missed", ctypes.c_uint64),
+    )
+
+
+class _ProgramInfo(ctypes.Structure):
+    """struct bpf_prog_info up to what is asked of it."""
+
+    _fields_ = (("before", ctypes.c_uint8 * 208), ("recursion_misses", ctypes.c_uint64))
+
+
+def kprobe(program: int, symbol: str, *, at_return: bool) -> int:
+    """Attaches a program to a function's entry or return, and gives the descriptor that holds it.
+
+    Raises OSError where the kernel refuses: ENOENT or EINVAL for a function that cannot be probed.
+    """
+    event = _open_event(symbol, at_return)
+    try:
+        held = _hold(program, event)
+    except OSError:
+        os.close(event)
+        raise
+    if held != event:
+        os.close(event)
+    return held
+
+
+def _hold(program: int, event: int) -> int:
+    """Runs the program at each event; gives the descriptor that holds both."""
+    try:
+        return linux.bpf_link_create(_LinkCreate(program, event, _PERF_EVENT))
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+    fcntl.ioctl(event, _IOC_SET_BPF, program)  # before 5.15
+    return event
+
+
+def _open_event(symbol: str, at_return: bool) -> int:
+    name = ctypes.create_string_buffer(symbol.encode())
+    attribute = _PerfEventAttribute(
+        type=_pmu_type(),
+        size=ctypes.sizeof(_PerfEventAttribute),
+        config=1 << _return_bit() if at_return else 0,
+        kprobe_func=ctypes.addressof(name),
+    )
+    # A program on a probe runs for every task on every CPU, whatever CPU the event is opened for.
+    return linux.perf_event_open(attribute, pid=-1, cpu=0)
+
+
+@functools.cache
+def _pmu_type() -> int:
+    return int((PMU / "type").read_text())
+
+
+@functools.cache
+def _return_bit() -> int:
+    """From a text such as `config:0`."""
+    return int((PMU / "format" / "retprobe").read_text().partition(":")[2])
+
+
+def missed(link: int | None) -> int | None:
+    """How many hits of what this link holds did not reach the program; None where the kernel does not tell.
+
+    Of kprobes and kretprobes it tells since 6.7 (kernel commits 3acf8ace6823, dd8657894c11): those that found
+    another probe under way, and returns for which no instance was free. Of fentry, fexit and raw
+    tracepoints it counts since 5.12 those that came while the program itself was running.
+    """
+    if link is None:
+        return None
+    info = _LinkInfo()
+    try:
+        told_bytes = linux.bpf_info(link, info)
+    except OSError:
+        return None  # not a link that can be asked: an older kernel's, or a perf event
+    of_probe = 0
+    if info.type == _LINK_OF_PERF_EVENT:
+        if told_bytes < ctypes.sizeof(info) or info.perf_type not in _PERF_KPROBES:
+            return None
+        of_probe = info.missed
+    of_program = _recursion_misses(info.prog_id)
+    return None if of_program is None else of_probe + of_program
+
+
+def _recursion_misses(program_id: int) -> int | None:
+    try:
+        program = linux.bpf_program_by_id(program_id)
+    except OSError:
+        return None
+    info = _ProgramInfo()
+    try:
+        told_bytes = linux.bpf_info(program, info)
+    finally:
+        os.close(program)
+    return int(info.recursion_misses) if told_bytes >= ctypes.sizeof(info) else None
