@@ -13,5 +13,3 @@ def test_the_page_of_a_program_is_what_its_declaration_says(program: Program) ->
     for part in PARTS:
         assert f"<!-- made: {part} -->" in text
     assert page(program, text) == text, "run `python -m tests.program_pages`"
-    for heading in ("## Charts", "## Hooks", "## Settings", "## What it costs", "## Good to know"):
-        assert heading in text
