@@ -27,7 +27,7 @@ COVERAGE: Final = os.environ.get("EBPF_TEST_COVERAGE", "")
 SLOW: Final = "6"
 TIMEOUT_S: Final = 3000.0
 # What depends on neither plan nor kernel is shown on the host.
-HOST_ONLY: Final = ("test_slots.py",)
+HOST_ONLY: Final = ("test_slots.py", "test_scopes.py")
 # Two guests at a time: each has two virtual processors, of which one is mostly idle.
 AT_ONCE: Final = max(1, (os.cpu_count() or 2))
 # What these guests cannot have, and the host or another guest can.
