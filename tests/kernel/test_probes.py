@@ -41,11 +41,13 @@ def switched_off(switch: Path) -> Iterator[None]:
 
 
 def hooks(run: Run, name: str) -> list[dict[str, Any]]:
+    """What became of a hook's plans, once the program runs: the first frame may be there before it."""
+    run.pid_of("fd")
     return [hook for hook in run.program("fd")["hooks"] if hook["hook"] == name]
 
 
 def plans_in_use(run: Run) -> set[str]:
-    return {hook["plan"] for hook in run.program("fd")["hooks"] if hook["attached"]}
+    return {hook["plan"] for name in ("open", "close") for hook in hooks(run, name) if hook["attached"]}
 
 
 def silent_plans(run: Run, name: str) -> set[str]:
@@ -173,6 +175,7 @@ def test_hook_that_no_plan_sees_leaves_out_its_dimension_and_no_other() -> None:
     command = [sys.executable, "-c", WRONG_NAME_ONLY, "run"]
     with supervisor("--only", "fd", command=command, groups=GROUPS) as run:
         assert silent_plans(run, "close") == {"fentry", "kprobe"}, hooks(run, "close")
+        wait_for("fd's charts", lambda: "filesystem.file_descriptor" in run.charts())
         assert list(run.charts()["filesystem.file_descriptor"].dimensions) == ["do_sys_open"]
         assert "apps.file_closed" not in run.charts()
         assert "without close" in run.program("fd")["description"]
