@@ -12,7 +12,7 @@ static __always_inline int on_reference(void)
 
 static __always_inline int on_slow(u64 dentry)
 {
-    u32 slot = slot_of(current_tgid());
+    u32 slot = slot_for(caller());
     count_at(slot, SLOW, 1);
     if (!dentry)
         count_at(slot, MISS, 1);

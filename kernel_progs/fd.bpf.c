@@ -7,7 +7,7 @@ enum column { OPEN, OPEN_ERROR, CLOSE, CLOSE_ERROR };
 // `ret` is what the call returned, or 0 where the hook is its entry.
 static __always_inline int on_open(long ret)
 {
-    u32 slot = slot_of(current_tgid());
+    u32 slot = slot_for(caller());
     count_at(slot, OPEN, 1);
     if (ret < 0)
         count_at(slot, OPEN_ERROR, 1);
@@ -16,7 +16,7 @@ static __always_inline int on_open(long ret)
 
 static __always_inline int on_close(long ret)
 {
-    u32 slot = slot_of(current_tgid());
+    u32 slot = slot_for(caller());
     count_at(slot, CLOSE, 1);
     if (ret < 0)
         count_at(slot, CLOSE_ERROR, 1);

@@ -7,7 +7,7 @@ enum column { KILLS };
 
 static __always_inline int on_kill(u32 pid)
 {
-    count_at(slot_of(pid), KILLS, 1);
+    count_at(slot_for(pid), KILLS, 1);
     return 0;
 }
 

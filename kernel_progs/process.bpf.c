@@ -27,7 +27,7 @@ static __always_inline int on_exit(void)
 // Comes from an RCU callback: the current task is anybody, so the freed task is found by its id.
 static __always_inline int on_release(u32 pid)
 {
-    count_at(slot_of(pid), RELEASE, 1);
+    count_at(slot_for(pid), RELEASE, 1);
     return 0;
 }
 

@@ -52,7 +52,7 @@ static __always_inline u64 *owner_of(u64 sock)
 static __always_inline void remember_owner(u64 sock)
 {
     u64 *owner = owner_of(sock);
-    u64 mine = tag_of(sock) | current_tgid();
+    u64 mine = tag_of(sock) | caller();
     if (owner && *owner != mine)
         *owner = mine;
 }
@@ -61,7 +61,7 @@ static __always_inline u32 slot_of_owner(u64 sock)
 {
     u64 *owner = owner_of(sock);
     u64 found = owner ? *owner : 0;
-    return found >> TGID_BITS << TGID_BITS == tag_of(sock) ? slot_of(found & ((1 << TGID_BITS) - 1)) : 0;
+    return found >> TGID_BITS << TGID_BITS == tag_of(sock) ? slot_for(found & ((1 << TGID_BITS) - 1)) : 0;
 }
 
 // ---- fields of struct sock, by the offsets that the loader reads from BTF
@@ -225,7 +225,7 @@ static __always_inline int on_retransmit_exit(long error)
 // `calls` is the first of three columns; `result` is what the kernel returned.
 static __always_inline int transferred(u32 calls, long result)
 {
-    struct row *row = row_of(current_tgid());
+    struct row *row = row_of(caller());
     if (!row)
         return 0;
     add(row, calls, 1);

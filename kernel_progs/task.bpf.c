@@ -30,7 +30,7 @@ BPF_F_TABLE("array", u32, u64, tallies, TALLIES, MAP_FLAGS);
 
 BPF_QUEUE(free_slots, u32, SLOTS);
 
-// PLANT: the process `pid` gets the slot, unless the hook of forks has given it one. MAP: the thread `pid` of
+// PLANT: `pid` gets the slot, unless the hook of forks has given it one. MAP: the thread `pid` of
 // the process `ppid` is counted in that one's slot. EXITED, GONE, CGROUP: what was missed between /proc and
 // PLANT; `cgroup_was` is what /proc said before.
 enum order_kind { PLANT, MAP, EXITED, GONE, CGROUP };
@@ -42,7 +42,8 @@ struct order {
     u32 pid;
     u32 ppid;
     u64 start_ns;
-    u64 exited;
+    u32 exited;
+    u32 is_thread;
     u64 cgroup_id;
     u64 cgroup_was;
     char comm[COMM_BYTES];
@@ -81,7 +82,7 @@ static __always_inline u32 take_slot(void)
         struct task *old = task_of(slot);
         // Two CPUs can free one slot at once, so that it stands in the queue twice: an entry
         // whose slot has an owner is void.
-        if (!old || old->state == TASK_LIVE)
+        if (!old || old->state & TASK_LIVE)
             continue;
         if (!old->freed_ns || old->freed_ns + REST_NS < settled)
             return slot;
@@ -93,7 +94,7 @@ static __always_inline u32 take_slot(void)
 static __always_inline void give_back(u32 slot, struct task *owner)
 {
     owner->freed_ns = bpf_ktime_get_ns();
-    owner->state = TASK_FREE;
+    owner->state &= ~TASK_LIVE;
     free_slots.push(&slot, 0);
 }
 
@@ -110,17 +111,22 @@ static __always_inline int on_newtask(u32 pid, u64 clone_flags)
 {
     u32 parent = current_tgid();
     u32 parent_slot = slot_of(parent);
-    if (clone_flags & CLONE_THREAD) {
+    u32 is_thread = (clone_flags & CLONE_THREAD) != 0;
+    if (is_thread && !THREAD_SLOTS) {
         set_slot(pid, parent_slot);
         return 0;
     }
     // The PID was given again before the kernel's delayed free of its last owner came in.
     u32 stale = slot_of(pid);
     struct task *former = task_of(stale);
-    if (stale && former && former->state == TASK_LIVE && former->tgid == pid)
+    if (stale && former && former->state & TASK_LIVE && former->tgid == pid)
         give_back(stale, former);
 
     u32 slot = take_slot();
+    if (!slot && is_thread) {
+        set_slot(pid, parent_slot);
+        return 0;
+    }
     set_slot(pid, slot);
     struct task *self = task_of(slot);
     if (!self)
@@ -134,7 +140,7 @@ static __always_inline int on_newtask(u32 pid, u64 clone_flags)
     }
     struct task *mother = task_of(parent_slot);
     self->tgid = pid;
-    self->ppid = (clone_flags & CLONE_PARENT) && mother && parent_slot ? mother->ppid : parent;
+    self->ppid = clone_flags & CLONE_PARENT && !is_thread && mother && parent_slot ? mother->ppid : parent;
     self->start_ns = bpf_ktime_get_ns();
     self->exit_ns = 0;
     self->freed_ns = 0;
@@ -144,14 +150,19 @@ static __always_inline int on_newtask(u32 pid, u64 clone_flags)
         self->cgroup_id = bpf_get_current_cgroup_id();
 #endif
     bpf_get_current_comm(self->comm, COMM_BYTES);
-    self->state = TASK_LIVE;
+    self->state = is_thread ? TASK_LIVE | TASK_THREAD : TASK_LIVE;
     return 0;
 }
 
-// exec ends the other threads, the leader's among them: the process that was marked as exited goes on.
-static __always_inline int on_exec(void)
+// exec ends the other threads, the leader's among them: the process that was marked as exited goes on. A thread
+// that was not the leader takes the leader's id, and nobody frees its own.
+static __always_inline int on_exec(u32 old_tid)
 {
-    u32 slot = slot_of(current_tgid());
+    u32 slot = slot_of(old_tid);
+    struct task *thread = task_of(slot);
+    if (THREAD_SLOTS && slot && thread && thread->tgid == old_tid && thread->state == (TASK_LIVE | TASK_THREAD))
+        give_back(slot, thread);
+    slot = slot_of(current_tgid());
     struct task *self = task_of(slot);
     if (!slot || !self)
         return 0;
@@ -186,7 +197,7 @@ static __always_inline void plant(struct order *given)
     self->exit_ns = given->exited ? bpf_ktime_get_ns() : 0;
     self->cgroup_id = given->cgroup_id;
     __builtin_memcpy(self->comm, given->comm, COMM_BYTES);
-    self->state = TASK_LIVE;
+    self->state = given->is_thread ? TASK_LIVE | TASK_THREAD : TASK_LIVE;
     set_slot(given->pid, given->slot);
 }
 
@@ -203,10 +214,10 @@ static __always_inline int on_order(void)
         return 0;
     if (given->kind == PLANT && !has)
         plant(given);
-    if (given->kind == MAP && !has && owner->state == TASK_LIVE && owner->tgid == given->ppid)
+    if (given->kind == MAP && !has && owner->state & TASK_LIVE && owner->tgid == given->ppid)
         set_slot(given->pid, slot);
     // The rest is about the process that has been planted, as long as that is whom the slot belongs to.
-    if (has == slot && owner->tgid == given->pid && owner->state == TASK_LIVE) {
+    if (has == slot && owner->tgid == given->pid && owner->state & TASK_LIVE) {
         if (given->kind == EXITED && !owner->exit_ns)
             owner->exit_ns = bpf_ktime_get_ns();
         if (given->kind == CGROUP && owner->cgroup_id == given->cgroup_was)
@@ -222,7 +233,7 @@ static __always_inline int on_order(void)
 static __always_inline int on_rename(u32 pid, const char *comm)
 {
     u64 loader = word(LOADER);
-    if (loader && (u32)bpf_get_current_pid_tgid() == loader)
+    if (loader && current_tid() == loader)
         return on_order();
     u32 slot = slot_of(pid);
     struct task *self = task_of(slot);
@@ -235,20 +246,21 @@ static __always_inline int on_rename(u32 pid, const char *comm)
 
 static __always_inline int on_exit(void)
 {
-    u64 id = bpf_get_current_pid_tgid();
-    u32 slot = slot_of(id >> 32);
+    u32 tid = current_tid();
+    u32 slot = slot_of(tid);
     struct task *self = task_of(slot);
-    if (slot && self && (u32)id == self->tgid)
+    if (slot && self && self->tgid == tid)
         self->exit_ns = bpf_ktime_get_ns();
     return 0;
 }
 
-// The kernel frees a leader after all its threads; a thread's id finds a slot whose tgid is another.
+// The kernel frees a leader after all its threads; a thread without a slot of its own finds one whose tgid is
+// another.
 static __always_inline int on_free(u32 pid)
 {
     u32 slot = slot_of(pid);
     struct task *self = task_of(slot);
-    if (slot && self && self->tgid == pid && self->state == TASK_LIVE && self->exit_ns)
+    if (slot && self && self->tgid == pid && self->state & TASK_LIVE && self->exit_ns)
         give_back(slot, self);
     return 0;
 }

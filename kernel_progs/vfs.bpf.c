@@ -33,7 +33,7 @@ enum column {
 // `ret` is what the function or the call returned, or 0 where the hook is its entry.
 static __always_inline int on_read(long ret)
 {
-    struct row *row = row_of(current_tgid());
+    struct row *row = row_of(caller());
     if (!row)
         return 0;
     add(row, READ, 1);
@@ -46,7 +46,7 @@ static __always_inline int on_read(long ret)
 
 static __always_inline int on_write(long ret)
 {
-    struct row *row = row_of(current_tgid());
+    struct row *row = row_of(caller());
     if (!row)
         return 0;
     add(row, WRITE, 1);
@@ -64,7 +64,7 @@ static __always_inline u64 at_most(u64 size)
 
 static __always_inline int on_read_asked(u64 size)
 {
-    struct row *row = row_of(current_tgid());
+    struct row *row = row_of(caller());
     if (row) {
         add(row, READ, 1);
         add(row, READ_ASKED, at_most(size));
@@ -74,7 +74,7 @@ static __always_inline int on_read_asked(u64 size)
 
 static __always_inline int on_write_asked(u64 size)
 {
-    struct row *row = row_of(current_tgid());
+    struct row *row = row_of(caller());
     if (row) {
         add(row, WRITE, 1);
         add(row, WRITE_ASKED, at_most(size));
@@ -115,7 +115,7 @@ static __always_inline int on_unlink_call(u64 flags, long ret)
 
 static __always_inline int on_fsync(long ret)
 {
-    struct row *row = row_of(current_tgid());
+    struct row *row = row_of(caller());
     if (!row)
         return 0;
     add(row, FSYNC, 1);
@@ -126,7 +126,7 @@ static __always_inline int on_fsync(long ret)
 
 static __always_inline int on_open(long ret)
 {
-    struct row *row = row_of(current_tgid());
+    struct row *row = row_of(caller());
     if (!row)
         return 0;
     add(row, OPEN, 1);
@@ -137,7 +137,7 @@ static __always_inline int on_open(long ret)
 
 static __always_inline int on_create(long ret)
 {
-    struct row *row = row_of(current_tgid());
+    struct row *row = row_of(caller());
     if (!row)
         return 0;
     add(row, CREATE, 1);

@@ -102,7 +102,11 @@ class Arbiter:
             self._on_change,
         )
         self._defines = identities.defines(
-            self._slots, str(loader.PINS), loader.possible_cpus(), found.map_flags
+            self._slots,
+            str(loader.PINS),
+            loader.possible_cpus(),
+            found.map_flags,
+            thread_slots=any(c.collect_pid == "all" for c in enabled),
         )
         self.core = CoreUnit(house, self._core_request, self._on_core, found.description)
         self.units = [

@@ -85,7 +85,7 @@ def _program(program: Program, core: Loaded, defines: dict[str, str | int], mark
         if "slot_of_pid" not in core.maps:
             reason = core.error or lacking(core.hooks)
             return {"name": program.name, "available": False, "reason": reason, "hooks": []}
-        shared = {"slot_of_pid": core.maps["slot_of_pid"]}
+        shared = {name: core.maps[name] for name in ("slot_of_pid", "task")}
     request = loader.Request(
         program.source, program.hooks, "return", Preference(), defines, shared, mark, numbers=program.numbers
     )

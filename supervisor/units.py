@@ -325,7 +325,7 @@ class ProgramUnit(LoadingUnit):
     def request(self) -> loader.Request:
         shared: dict[str, KernelMap] = dict(self.loaded.maps) if self.loaded else {}
         if self.program.kind == "slot" and self._core.loaded:
-            shared["slot_of_pid"] = self._core.loaded.maps["slot_of_pid"]
+            shared |= {name: self._core.loaded.maps[name] for name in ("slot_of_pid", "task")}
         part = self._missing()[0]
         queues = self.program.prepare
 
@@ -339,7 +339,11 @@ class ProgramUnit(LoadingUnit):
             tuple(hook for hook in self.program.hooks if hook.part == part),
             self.config.load_mode,
             preference(self.house.attach, self.config),
-            {**self._defines, "SHARDS": shards(self.config)},
+            {
+                **self._defines,
+                "SHARDS": shards(self.config),
+                "COLLECT": identities.COLLECT[self.config.collect_pid],
+            },
             shared,
             f"{self.house.tag}_{self.name}",
             prepare,

@@ -42,7 +42,9 @@ class Workload:
         self._answers = self._socket.makefile("r", encoding="utf-8")
         with theirs:
             command = [sys.executable, "-I", "-S", str(self.SCRIPT), name]
-            self._process = subprocess.Popen(command, stdin=theirs.fileno(), cwd=folder)
+            # With more than eight arenas malloc asks how many processors there are, by opening a file.
+            env = {**os.environ, "MALLOC_ARENA_MAX": "1"}
+            self._process = subprocess.Popen(command, stdin=theirs.fileno(), cwd=folder, env=env)
         self.pid = self._process.pid
         assert self._answer() == "ready"
 
@@ -140,6 +142,34 @@ def _rest_threads(count: int) -> None:
         thread = threading.Thread(target=_rest.wait)
         thread.start()
         _resting.append(thread)
+
+
+def _rest_openers(count: int, opens: int) -> None:
+    """The same; these have the process's name with a `t` behind it, and open so many files at their end."""
+    ready = threading.Barrier(count + 1)
+
+    def work() -> None:
+        _set_name(os.fsencode(f"{sys.argv[1]}t"))
+        ready.wait()
+        _rest.wait()
+        _open(opens)
+
+    for _ in range(count):
+        thread = threading.Thread(target=work)
+        thread.start()
+        _resting.append(thread)
+    ready.wait()
+
+
+def _kids(count: int, opens: int) -> None:
+    """Children that have the process's name with a `k` behind it, one after the other."""
+    for _ in range(count):
+        pid = os.fork()
+        if pid == 0:
+            _set_name(os.fsencode(f"{sys.argv[1]}k"))
+            _open(opens)
+            os._exit(0)
+        os.waitpid(pid, 0)
 
 
 def _end_threads() -> None:
@@ -460,7 +490,9 @@ _ORDERS: Final[dict[str, Callable[..., None]]] = {
     "churn": _churn,
     "threads": _threads,
     "rest_threads": _rest_threads,
+    "rest_openers": _rest_openers,
     "end_threads": _end_threads,
+    "kids": _kids,
     "zombies": _zombies,
     "sleepers": _sleepers,
     "fail_fork": _fail_fork,

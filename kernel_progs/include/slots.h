@@ -1,6 +1,7 @@
 // Slots: where a process is counted.
 //
-//   slot_of_pid[pid]  -> slot number of the thread group that this task belongs to, 0 = none
+//   slot_of_pid[pid]  -> slot number of the thread group that this task belongs to, 0 = none; with THREAD_SLOTS
+//                        of the thread itself, as far as there are slots
 //   task[slot]        -> who it is (task.h; written by task.bpf.c only)
 //   rows[slot]        -> one row of counters in each program that counts per process (counters.h)
 //
@@ -9,7 +10,7 @@
 // The elements of these arrays are pages of many rows, so that user space reads a whole array by a few dozen
 // look-ups where it cannot map it; the rows are as close to each other as without pages.
 //
-// The loader passes SLOTS (a multiple of ROWS_PER_PAGE), SLOT_TYPE (u16 or u32), PID_PAGES, MAP_FLAGS
+// The loader passes THREAD_SLOTS (0 or 1), SLOTS (a multiple of ROWS_PER_PAGE), SLOT_TYPE (u16 or u32), PID_PAGES, MAP_FLAGS
 // (BPF_F_MMAPABLE or 0, for every array that user space reads), and PINS, the folder of its private bpffs in
 // which it has pinned the maps that the programs share.
 #pragma once
@@ -37,4 +38,9 @@ static __always_inline u32 slot_of(u32 pid)
 static __always_inline u32 current_tgid(void)
 {
     return bpf_get_current_pid_tgid() >> 32;
+}
+
+static __always_inline u32 current_tid(void)
+{
+    return bpf_get_current_pid_tgid();
 }

@@ -4,15 +4,18 @@
 
 #define COMM_BYTES 16
 
-enum task_state { TASK_FREE, TASK_LIVE };
+// What a state is made of. One that is not live is free: its slot may be given again once it has rested.
+#define TASK_LIVE 1
+#define TASK_THREAD 2 // not a process, but one of a process's further threads (THREAD_SLOTS)
 
 struct task {
-    u32 tgid;
-    u32 ppid;
+    u32 tgid;        // the id of a process; of a thread its own
+    u32 ppid;        // the id of its parent; of a thread its process's
     u64 start_ns;    // CLOCK_MONOTONIC at birth; also tells one owner of the slot from the next
     u64 exit_ns;     // the leader has exited, 0 = it lives
     u64 freed_ns;    // the kernel has let go of the whole thread group, 0 = not yet
-    u64 cgroup_id;   // in the hierarchy that is followed (supervisor/kernel/cgroup_hierarchy.py), 0 = unknown
+    u64 cgroup_id;   // in the hierarchy that is followed (supervisor/kernel/cgroup_hierarchy.py), 0 = unknown;
+                     // of a thread only what it had at birth: it moves with its process
     char comm[COMM_BYTES];
     u16 state;
     u16 moves;       // grows when cgroup_id changes

@@ -70,7 +70,7 @@ class Identities:
         self.cgroup_of_slot = task["cgroup_id"].copy()
         self._forget((freed_ns != 0) & (freed_ns < settled_ns) & (start_ns == self._start_ns))
         # The kernel sets the state last, so a row with it, or one that has been freed, is complete.
-        complete = (state == TASK_LIVE) | (freed_ns != 0)
+        complete = ((state & TASK_LIVE) != 0) | (freed_ns != 0)
         born = np.flatnonzero((start_ns != self._start_ns) & complete)
         for slot in born[np.argsort(start_ns[born], kind="stable")].tolist():
             self._take_in(slot, task[slot])

@@ -135,7 +135,7 @@ _PID_TABLE_SIZE = Option(GLOBAL, "pid table size", PID_TABLE_SIZE, 32768, "proce
 _TYPE_FORMAT = Option(GLOBAL, "ebpf type format", TYPE_FORMAT, "auto", "the family of hooks to choose from")
 _TRACING = Option(GLOBAL, "ebpf co-re tracing", TRACING, "trampoline", "the kind of hook that is tried first")
 _MAPS_PER_CORE = Option(GLOBAL, "maps per core", Flag(), False, "spread counters over the CPUs")
-_COLLECT_PID = _unused(
+_COLLECT_PID = Option(
     GLOBAL, "collect pid", COLLECT_PID, "real parent", "the process that events are noted for"
 )
 _LIFETIME = _unused(GLOBAL, "lifetime", LIFETIME, 300, "seconds that a program started on demand runs")
@@ -158,7 +158,9 @@ _COMMON: Final = (
 
 _HOST_WIDE: Final = frozenset({_UPDATE_EVERY.key})
 _HOOKED: Final = _HOST_WIDE | {_LOAD_MODE.key, _TYPE_FORMAT.key, _TRACING.key}
-_PER_PROCESS: Final = _HOOKED | {_APPS.key, _CGROUPS.key, _PID_TABLE_SIZE.key, _MAPS_PER_CORE.key}
+_PER_PROCESS: Final = _HOOKED | {
+    option.key for option in (_APPS, _CGROUPS, _PID_TABLE_SIZE, _MAPS_PER_CORE, _COLLECT_PID)
+}
 
 
 def _members(section: str, meaning: str, suffix: str, *members: str) -> tuple[Option, ...]:

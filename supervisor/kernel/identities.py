@@ -2,14 +2,16 @@
 slots, and the one pass over /proc by which the processes that were there before it get theirs.
 """
 
+import collections
 import ctypes
 import mmap
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from supervisor import linux
+from supervisor.config.model import CollectPid
 from supervisor.errors import Unavailable
 from supervisor.kernel import loader
 from supervisor.kernel.cgroup_hierarchy import Hierarchy
@@ -33,6 +35,9 @@ _LOADER: Final = 1
 # Words of `tallies`, which the kernel writes (enum tally).
 BIRTHS_WITHOUT_SLOT: Final = 0
 
+# `collect pid` in the words of counters.h.
+COLLECT: Final[Mapping[CollectPid, int]] = {"real parent": 0, "parent": 1, "all": 2}
+
 _CLOCK_NS: Final = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
 
@@ -46,8 +51,8 @@ def _hook(name: str, *plans: Plan) -> Hook:
 HOOKS: Final = (
     _hook(
         "exec",
-        raw_tracepoint_plan("on_exec", "", "sched:sched_process_exec"),
-        tracepoint_plan("on_exec", "", "sched:sched_process_exec"),
+        raw_tracepoint_plan("on_exec", "args[1]", "sched:sched_process_exec"),
+        tracepoint_plan("on_exec", "args->old_pid", "sched:sched_process_exec"),
     ),
     _hook(
         "exit",
@@ -93,7 +98,7 @@ def request(
     tag: str,
 ) -> loader.Request:
     """What to load. hierarchy: whose cgroups processes are in; without one they have none."""
-    seeding = Seeding(slots, hierarchy)
+    seeding = Seeding(slots, hierarchy, thread_slots=bool(defines["THREAD_SLOTS"]))
     own = {
         "CGROUP_VERSION": hierarchy.version if hierarchy else 0,
         "CGROUP_HIERARCHY": hierarchy.number if hierarchy else -1,
@@ -116,9 +121,11 @@ def whole_pages(slots: int) -> int:
     return -(-slots // ROWS_PER_PAGE) * ROWS_PER_PAGE
 
 
-def defines(slots: int, pins: str, cpus: int, map_flags: str = "BPF_F_MMAPABLE") -> dict[str, str | int]:
-    """Constants for every C source. slots: a number that fills its pages. pid_max is read from the kernel
-    (proc_sys_kernel(5))."""
+def defines(
+    slots: int, pins: str, cpus: int, map_flags: str = "BPF_F_MMAPABLE", *, thread_slots: bool = False
+) -> dict[str, str | int]:
+    """Constants for every C source. slots: a number that fills its pages. thread_slots: threads have slots of
+    their own. pid_max is read from the kernel (proc_sys_kernel(5))."""
     with open("/proc/sys/kernel/pid_max") as file:
         pid_max = int(file.read())
     return {
@@ -128,6 +135,8 @@ def defines(slots: int, pins: str, cpus: int, map_flags: str = "BPF_F_MMAPABLE")
         "PINS": f'"{pins}"',
         "CPUS": cpus,
         "MAP_FLAGS": map_flags,
+        "THREAD_SLOTS": int(thread_slots),
+        "COLLECT": COLLECT["real parent"],
         "PAGE_SHIFT": mmap.PAGESIZE.bit_length() - 1,
     }
 
@@ -148,22 +157,28 @@ class ProcStat:
         return self.state in b"ZX"
 
 
-def read_stat(pid: int) -> ProcStat | None:
-    """None when there is no such process. comm can hold anything, spaces and parentheses too: it ends
-    at the last parenthesis."""
+def read_stat(pid: int, tid: int = 0) -> ProcStat | None:
+    """Of a process, or of the thread `tid` of it; None when there is none. comm can hold anything, spaces and
+    parentheses too: it ends at the last parenthesis."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
+        with open(f"/proc/{pid}/task/{tid}/stat" if tid else f"/proc/{pid}/stat", "rb") as file:
             text = file.read()
     except (FileNotFoundError, ProcessLookupError):
         return None
     fields = text[text.rindex(b")") + 2 :].split()
     comm = text[text.index(b"(") + 1 : text.rindex(b")")]
-    return ProcStat(pid, comm, fields[0], int(fields[1]), int(fields[17]), int(fields[19]))
+    return ProcStat(tid or pid, comm, fields[0], int(fields[1]), int(fields[17]), int(fields[19]))
 
 
 def processes() -> list[int]:
     """Ids of all thread groups."""
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def _tasks() -> int:
+    """How many processes and threads there are (proc_loadavg(5))."""
+    with open("/proc/loadavg") as file:
+        return int(file.read().split()[3].partition("/")[2])
 
 
 class Seeding:
@@ -172,10 +187,12 @@ class Seeding:
     Low slots are kept out of the queue for the processes that are there; those left over follow.
     """
 
-    def __init__(self, slots: int, hierarchy: Hierarchy | None) -> None:
+    def __init__(self, slots: int, hierarchy: Hierarchy | None, *, thread_slots: bool) -> None:
         self._slots = slots
         self._hierarchy = hierarchy
-        self._reserved = min(slots // 2, len(processes()) + 256)
+        self._thread_slots = thread_slots
+        there = _tasks() if thread_slots else len(processes())
+        self._reserved = min(slots // 2, there + 256)
 
     def prepare(self, tables: Tables) -> None:
         for slot in range(self._reserved, self._slots):
@@ -183,29 +200,21 @@ class Seeding:
 
     def finish(self, tables: Tables) -> None:
         """Raises Unavailable where the kernel does not follow the orders."""
-        planter = _Planter(tables, self._hierarchy)
-        reserve = iter(range(1, self._reserved))
+        free = collections.deque(range(1, self._reserved))
+        planter = _Planter(tables, free, self._hierarchy, thread_slots=self._thread_slots)
         # Parents come before their children, so that slots are in the order of birth.
         there = sorted(
             filter(None, map(read_stat, processes())), key=lambda stat: (stat.start_ticks, stat.pid)
         )
         tables.set("words", _LOADER, os.getpid())
         try:
-            _plant_all(planter, there, reserve)
+            for stat in there:
+                planter.plant(stat)
             planter.find_cgroups()
         finally:
             tables.set("words", _LOADER, 0)
-        for slot in reserve:
+        for slot in free:
             tables.push("free_slots", slot)
-
-
-def _plant_all(planter: "_Planter", there: list[ProcStat], reserve: Iterator[int]) -> None:
-    slot = next(reserve, None)
-    for stat in there:
-        if slot is None:
-            return
-        if planter.plant(stat, slot):
-            slot = next(reserve, None)
 
 
 # Kinds of orders (enum order_kind in task.bpf.c).
@@ -224,7 +233,8 @@ class _Order(ctypes.Structure):
         ("pid", ctypes.c_uint32),
         ("ppid", ctypes.c_uint32),
         ("start_ns", ctypes.c_uint64),
-        ("exited", ctypes.c_uint64),
+        ("exited", ctypes.c_uint32),
+        ("is_thread", ctypes.c_uint32),
         ("cgroup_id", ctypes.c_uint64),
         ("cgroup_was", ctypes.c_uint64),
         ("comm", ctypes.c_char * 16),
@@ -233,36 +243,73 @@ class _Order(ctypes.Structure):
 
 class _Planter:
     """Has the kernel write identities: each order is put into a map, and followed by the hook of renames as
-    soon as this thread takes its own name once more."""
+    soon as this thread takes its own name once more.
 
-    def __init__(self, tables: Tables, hierarchy: Hierarchy | None) -> None:
+    free: slots to give, taken from as they are given.
+    """
+
+    def __init__(
+        self,
+        tables: Tables,
+        free: collections.deque[int],
+        hierarchy: Hierarchy | None,
+        *,
+        thread_slots: bool,
+    ) -> None:
+        self._free = free
         self._hierarchy = hierarchy
+        self._thread_slots = thread_slots
         self._task = tables.maps["task"]
         self._order_fd = tables.maps["order"].fd
         self._answer = tables.maps["answer"]
         self._name = linux.task_name()
         self._number = 0
 
-    def plant(self, stat: ProcStat, slot: int) -> bool:
-        """Gives the process the slot; False when the hook of forks had given it one."""
+    def plant(self, stat: ProcStat) -> None:
+        """Gives a process a slot, unless none is left or the hook of forks has given it one."""
         cgroup_id = self._cgroup_of(stat.pid)
+        slot = self._enter(stat, stat.ppid, cgroup_id)
+        if not slot:
+            return
+        for tid in _threads(stat.pid) if stat.threads > 1 else ():
+            self._plant_thread(stat.pid, tid, slot, cgroup_id)
+        self._look_again(stat, slot, read_stat(stat.pid))
+        cgroup_now = self._cgroup_of(stat.pid)
+        if cgroup_now != cgroup_id:
+            self._give(_CGROUP, slot, stat.pid, cgroup_id=cgroup_now, cgroup_was=cgroup_id)
+
+    def _plant_thread(self, pid: int, tid: int, slot: int, cgroup_id: int) -> None:
+        """Into a slot of its own, where threads have them and one is left, else its process's."""
+        stat = read_stat(pid, tid) if self._thread_slots and tid != pid else None
+        own = self._enter(stat, pid, cgroup_id, is_thread=True) if stat else 0
+        if own and stat:
+            self._look_again(stat, own, read_stat(pid, tid))
+        else:
+            self._give(_MAP, slot, tid, ppid=pid)
+
+    def _enter(self, stat: ProcStat, ppid: int, cgroup_id: int, *, is_thread: bool = False) -> int:
+        """The slot that the task has got, 0 = none."""
+        if not self._free:
+            return 0
         has = self._give(
             _PLANT,
-            slot,
+            self._free[0],
             stat.pid,
-            ppid=stat.ppid,
+            ppid=ppid,
             start_ns=stat.start_ticks * _CLOCK_NS + 1,
             exited=stat.exited,
+            is_thread=is_thread,
             cgroup_id=cgroup_id,
             comm=stat.comm[:15],
         )
-        if has != slot:
-            return False
-        if stat.threads > 1:
-            for tid in _threads(stat.pid):
-                self._give(_MAP, slot, tid, ppid=stat.pid)
-        self._look_again(stat, slot, cgroup_id)
-        return True
+        return self._free.popleft() if has == self._free[0] else 0
+
+    def _look_again(self, stat: ProcStat, slot: int, now: ProcStat | None) -> None:
+        """What happened before the slot was mapped went unseen; what happened after it did not."""
+        if now is None or now.start_ticks != stat.start_ticks:
+            self._give(_GONE, slot, stat.pid)
+        elif now.exited and not stat.exited:
+            self._give(_EXITED, slot, stat.pid)
 
     def find_cgroups(self) -> None:
         """For those born to a process that had no slot yet, and no cgroup to give down."""
@@ -271,17 +318,6 @@ class _Planter:
             without = ((rows["state"] == TASK_LIVE) & (rows["cgroup_id"] == 0)).nonzero()[0]
             for slot, pid in zip(without.tolist(), rows["tgid"][without].tolist(), strict=True):
                 self._give(_CGROUP, slot, pid, cgroup_id=self._cgroup_of(pid))
-
-    def _look_again(self, stat: ProcStat, slot: int, cgroup_id: int) -> None:
-        """What happened before the slot was mapped went unseen; what happened after it did not."""
-        now, cgroup_now = read_stat(stat.pid), self._cgroup_of(stat.pid)
-        if now is None or now.start_ticks != stat.start_ticks:
-            self._give(_GONE, slot, stat.pid)
-            return
-        if now.exited and not stat.exited:
-            self._give(_EXITED, slot, stat.pid)
-        if cgroup_now != cgroup_id:
-            self._give(_CGROUP, slot, stat.pid, cgroup_id=cgroup_now, cgroup_was=cgroup_id)
 
     def _cgroup_of(self, pid: int) -> int:
         return self._hierarchy.id_of(pid) if self._hierarchy else 0

@@ -34,8 +34,9 @@ TASK: Final = np.dtype(
         ("renames", "<u4"),
     ]
 )
-TASK_FREE: Final = 0
+# What a state is made of.
 TASK_LIVE: Final = 1
+TASK_THREAD: Final = 2
 PIDS_PER_PAGE: Final = 1024
 ROWS_PER_PAGE: Final = 256
 _PAGED: Final = frozenset({"rows", "task"})

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from supervisor.kernel.maps import ROWS_PER_PAGE, TASK, TASK_FREE, KernelMap, MapInfo
+from supervisor.kernel.maps import ROWS_PER_PAGE, TASK, TASK_LIVE, KernelMap, MapInfo
 from tests.harness import Run
 
 _SYS_PIDFD_GETFD = 438
@@ -45,5 +45,5 @@ def _descriptor_of(pid: int, number: int) -> int:
 def identity_of(held: KernelMap, pid: int) -> Any:
     """The row of the process, None where it has none."""
     rows: npt.NDArray[Any] = held.records(TASK)
-    found = rows[(rows["tgid"] == pid) & (rows["state"] != TASK_FREE)]
+    found = rows[(rows["tgid"] == pid) & (rows["state"] & TASK_LIVE != 0)]
     return found[0].copy() if len(found) else None
