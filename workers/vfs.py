@@ -23,8 +23,10 @@ _READ_CALLS = ("read", "pread64", "readv", "preadv")
 _WRITE_CALLS = ("write", "pwrite64", "writev", "pwritev")
 
 
-# Processes that wait in read(2), for a terminal, a pipe or a socket, are many on any machine.
-_WAITING = 4096
+# How many calls may wait at once. In read(2), for a terminal, a pipe or a socket, there are many on any
+# machine; in open(2) and fsync(2), for the other end of a FIFO or a slow disk, some.
+_MANY = 4096
+_SOME = 256
 _SIZE = "PT_REGS_PARM3(args)"
 _SIZE_OF_VECTOR = "size_of((const struct piece *)PT_REGS_PARM2(args), PT_REGS_PARM3(args))"
 
@@ -57,7 +59,7 @@ def _transfer_hook(name: str, calls: tuple[str, ...], column: int) -> Hook:
             Plan(
                 "kretprobe",
                 tuple(
-                    Target(function, handler, "PT_REGS_RC(args)", at_once=_WAITING)
+                    Target(function, handler, "PT_REGS_RC(args)", at_once=_MANY)
                     for function in (single, vector)
                 ),
             ),
@@ -118,7 +120,8 @@ UNLINK = Hook("unlink", _UNLINK, _UNLINK, exercise=_unlink, column=0)
 
 
 def _fsync_plans(mechanism: Mechanism, ret: str) -> tuple[Plan, ...]:
-    return wrapper_plans(mechanism, {"fsync": ("on_fsync", ret), "fdatasync": ("on_fsync", ret)})
+    calls = {"fsync": ("on_fsync", ret), "fdatasync": ("on_fsync", ret)}
+    return wrapper_plans(mechanism, calls, at_once=_SOME)
 
 
 # The compiler puts vfs_fsync, and on some kernels vfs_fsync_range, into the two system calls that use them: a
@@ -152,7 +155,7 @@ OPEN = Hook(
     ),
     returning=(
         function_plan("fexit", "vfs_open", "on_open", "(int)args[2]"),
-        function_plan("kretprobe", "vfs_open", "on_open", "(int)PT_REGS_RC(args)"),
+        Plan("kretprobe", (Target("vfs_open", "on_open", "(int)PT_REGS_RC(args)", at_once=_SOME),)),
         syscall_plan(
             leaving("openat", "on_open"),
             *(leaving(call, "on_open", optional=True) for call in ("openat2", "open", "creat")),

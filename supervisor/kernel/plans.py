@@ -226,14 +226,19 @@ WRAPPER_RESULT: Final = "(long)args[1]"
 """The result, where fexit is on such a function."""
 
 
-def wrapper_plans(mechanism: Mechanism, calls: Mapping[str, tuple[str, str]]) -> tuple[Plan, ...]:
+def wrapper_plans(
+    mechanism: Mechanism, calls: Mapping[str, tuple[str, str]], *, at_once: int = 0
+) -> tuple[Plan, ...]:
     """Plans on the functions of system calls: name of each (`umount` for umount2) -> handler, arguments."""
     # Older kernels have sys_X, with the call's own arguments; newer ones too on a processor without wrappers.
     prefixes = [_WRAPPER[platform.machine()]] if platform.machine() in _WRAPPER else []
     if FAMILY[mechanism] == "kprobe" or not prefixes:
         prefixes.append("sys_")
     return tuple(
-        Plan(mechanism, tuple(Target(prefix + call, *handler) for call, handler in calls.items()))
+        Plan(
+            mechanism,
+            tuple(Target(prefix + call, *handler, at_once=at_once) for call, handler in calls.items()),
+        )
         for prefix in prefixes
     )
 

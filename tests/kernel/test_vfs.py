@@ -6,6 +6,7 @@ each a prime, beside the calls that they are of; here they are put together.
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,18 @@ ALONE = "EBPF_TEST_ATTACH" in os.environ
 Counts = dict[tuple[str, str], int]
 
 
+@dataclass(frozen=True)
+class Counted:
+    """A run, and what its stream has grown by since the orders were given."""
+
+    run: Run
+    grown: Counts
+
+    def check(self, exact: Counts, at_least: Counts) -> None:
+        assert {pair: self.grown[pair] for pair in exact} == exact
+        assert not {pair: self.grown[pair] for pair, count in at_least.items() if self.grown[pair] < count}
+
+
 @pytest.fixture(scope="module", params=CASES, ids="-".join)
 def run(request: pytest.FixtureRequest) -> Iterator[Run]:
     plan, mode = request.param
@@ -39,6 +52,19 @@ def run(request: pytest.FixtureRequest) -> Iterator[Run]:
     assert not events.exists() or "ebpfsup" not in events.read_text(), "a line of ours is left"
 
 
+@pytest.fixture(scope="module")
+def counted(run: Run) -> Counted:
+    """All orders, one after the other, while many of the group's processes wait in read(2)."""
+    of_files, of_host = files_of_process(run), files_of_host(run)
+    expected = {**of_files, **of_host, **shared_memory_of_process(), **SHARED_MEMORY, **SYNC, **mounts(run)}
+    with Workload(KAT) as work:
+        work.do("waiting_readers", 53)
+        with Growth(run, *expected) as growth:
+            for order in ("files", "shared_memory", "sync_calls", "mounts"):
+                work.do(order)
+            return Counted(run, growth.settle(expected))
+
+
 def mode_of(run: Run) -> str:
     words = run.process.args
     assert isinstance(words, list)
@@ -50,14 +76,6 @@ def plan_of(run: Run, program: str, hook: str) -> str:
     plans = [h["plan"] for h in run.program(program)["hooks"] if h["hook"] == hook and h["attached"]]
     assert plans, f"{hook} is not attached"
     return str(plans[-1])
-
-
-def check(run: Run, growth: Growth, exact: Counts, at_least: Counts) -> None:
-    """Waits for all of it, and looks for what is too much."""
-    grown = growth.settle({**at_least, **exact})
-    assert {pair: grown[pair] for pair in exact} == exact
-    missing = {pair: grown[pair] for pair, count in at_least.items() if grown[pair] < count}
-    assert not missing
 
 
 # Apps chart and host's dimension of each column of vfs.
@@ -78,18 +96,20 @@ VFS = {
     "create": ("apps.vfs_create", ("filesystem.vfs_create", "vfs_create")),
     "create_error": ("apps.vfs_create_error", ("filesystem.vfs_create_error", "vfs_create")),
 }
+# Of the order "files"; "sync_calls" makes more of them.
+FSYNCS, FDATASYNCS = 41 + 47, 43
 PIECES = 211 + 103 + 53 + 307  # reads of a file of 64 bytes
 
 
 def files(run: Run) -> dict[str, int]:
-    """What the order "files" must come to, by column."""
+    """What the orders must come to, by column."""
     expected = {
         "unlink": 1 + 1 + 61 + 67,
         "read": 1009 + PIECES + 503,
         "read_error": 503,
         "write": 1 + 1013 + 223 + 313 + 107 + 59 + 509 + 1,
         "write_error": 509,
-        "fsync": 41 + 43 + 47,
+        "fsync": FSYNCS + FDATASYNCS + 17 + 19,
         "fsync_error": 47,
         "open": 4 + 1 + 1 + 401 + 131 + 61 + 71,
         "open_error": 131,
@@ -112,17 +132,17 @@ def files(run: Run) -> dict[str, int]:
     return expected
 
 
-def test_what_a_process_does_with_files_is_counted_exactly_while_many_wait_in_read(run: Run) -> None:
-    expected = files(run)
-    of_process = {(VFS[column][0], "kat"): count for column, count in expected.items()}
-    # The agent is given written bytes as a positive number and shows them as negative ones.
-    of_host = {VFS[column][1]: count for column, count in expected.items()}
-    with Workload(KAT) as work:
-        work.do("waiting_readers", 53)
-        with Growth(run, *of_process, *of_host) as growth:
-            work.do("files")
-            check(run, growth, of_process, of_host)
-    covered(run, "vfs", *expected)
+def files_of_process(run: Run) -> Counts:
+    return {(VFS[column][0], "kat"): count for column, count in files(run).items()}
+
+
+def files_of_host(run: Run) -> Counts:
+    return {VFS[column][1]: count for column, count in files(run).items()}
+
+
+def test_what_a_process_does_with_files_is_counted_exactly_while_many_wait_in_read(counted: Counted) -> None:
+    counted.check(files_of_process(counted.run), files_of_host(counted.run))
+    covered(counted.run, "vfs", *files(counted.run))
 
 
 def test_entry_mode_has_no_error_charts(run: Run) -> None:
@@ -136,44 +156,50 @@ def test_only_kprobes_of_entry_mode_show_the_size_asked_for_and_the_charts_say_s
     assert ["asked for" in title for title in titles] == [asked, asked]
 
 
-def test_calls_about_shared_memory_are_counted_exactly(run: Run) -> None:
-    calls = {"get": 17, "at": 13, "dt": 13 + 10, "ctl": 17 + 2}
-    of_process = {(f"apps.shm{call}_call", "kat"): count for call, count in calls.items()}
-    of_host = {("system.shared_memory_calls", call): count for call, count in calls.items()}
-    with Workload(KAT) as work, Growth(run, *of_process, *of_host) as growth:
-        work.do("shared_memory")
-        check(run, growth, of_process | (of_host if ALONE else {}), of_host)
-    covered(run, "shm", *calls)
+SHARED_MEMORY: Counts = {
+    ("system.shared_memory_calls", "get"): 17,
+    ("system.shared_memory_calls", "at"): 13,
+    ("system.shared_memory_calls", "dt"): 13 + 10,
+    ("system.shared_memory_calls", "ctl"): 17 + 2,
+}
+SYNC: Counts = {
+    ("mem.sync", "sync"): 3,
+    ("mem.sync", "syncfs"): 11,
+    ("mem.memory_map", "msync"): 13,
+    ("mem.file_sync", "fsync"): FSYNCS + 17,
+    ("mem.file_sync", "fdatasync"): FDATASYNCS + 19,
+    ("mem.file_segment", "sync_file_range"): 23,
+}
 
 
-def test_calls_to_synchronize_are_counted(run: Run) -> None:
-    """Exactly where nobody else makes them."""
-    expected = {
-        ("mem.sync", "sync"): 3,
-        ("mem.sync", "syncfs"): 11,
-        ("mem.memory_map", "msync"): 13,
-        ("mem.file_sync", "fsync"): 17,
-        ("mem.file_sync", "fdatasync"): 19,
-        ("mem.file_segment", "sync_file_range"): 23,
-    }
-    with Workload(KAT) as work, Growth(run, *expected) as growth:
-        work.do("sync_calls")
-        check(run, growth, expected if ALONE else {}, expected)
-    covered(run, "sync", *(call for _, call in expected))
+def shared_memory_of_process() -> Counts:
+    return {(f"apps.shm{call}_call", "kat"): count for (_, call), count in SHARED_MEMORY.items()}
 
 
-def test_mounts_and_unmounts_are_counted(run: Run) -> None:
-    """Exactly where nobody else makes them."""
+def mounts(run: Run) -> Counts:
     call, error = "mount_points.call", "mount_points.error"
-    expected = {(call, "mount"): 23 + 29, (call, "umount"): 22 + 31}
-    columns = ["mount", "umount"]
-    if mode_of(run) == "return":
-        expected |= {(error, "mount"): 29, (error, "umount"): 31}
-        columns += ["mount_error", "umount_error"]
-    with Workload(KAT) as work, Growth(run, *expected) as growth:
-        work.do("mounts")
-        check(run, growth, expected if ALONE else {}, expected)
-    covered(run, "mount", *columns)
+    calls = {(call, "mount"): 23 + 29, (call, "umount"): 22 + 31}
+    return calls if mode_of(run) == "entry" else {**calls, (error, "mount"): 29, (error, "umount"): 31}
+
+
+def test_calls_about_shared_memory_are_counted_exactly(counted: Counted) -> None:
+    of_process = shared_memory_of_process()
+    counted.check(of_process | (SHARED_MEMORY if ALONE else {}), SHARED_MEMORY)
+    covered(counted.run, "shm", *(call for _, call in SHARED_MEMORY))
+
+
+def test_calls_to_synchronize_are_counted(counted: Counted) -> None:
+    """Exactly where nobody else makes them."""
+    counted.check(SYNC if ALONE else {}, SYNC)
+    covered(counted.run, "sync", *(call for _, call in SYNC))
+
+
+def test_mounts_and_unmounts_are_counted(counted: Counted) -> None:
+    """Exactly where nobody else makes them."""
+    expected = mounts(counted.run)
+    counted.check(expected if ALONE else {}, expected)
+    columns = {"mount_points.call": "", "mount_points.error": "_error"}
+    covered(counted.run, "mount", *(f"{call}{columns[chart]}" for chart, call in expected))
 
 
 def test_plan_that_was_asked_for_is_the_one_in_use(run: Run, request: pytest.FixtureRequest) -> None:
