@@ -461,12 +461,22 @@ def _page_out(pages: int) -> None:
     _paged.append(memory)
 
 
+def _page_out_again(pages: int) -> None:
+    """What was written to swap stays in memory until it is taken a second time: that frees it, unwritten."""
+    _read_memory(_paged[-1], pages)
+    _paged[-1].madvise(_MADV_PAGEOUT)
+
+
 def _page_in(pages: int) -> None:
     memory = _paged.pop()
+    _read_memory(memory, pages)
+    memory.close()
+
+
+def _read_memory(memory: mmap.mmap, pages: int) -> None:
     for page in range(pages):
         at = page * mmap.PAGESIZE
         assert int.from_bytes(memory[at : at + 8], "little") == page + 1
-    memory.close()
 
 
 def _overeat(processes: int) -> None:
@@ -512,6 +522,7 @@ _ORDERS: Final[dict[str, Callable[..., None]]] = {
     "remove_missing": _remove_missing,
     "make_again": _make_again,
     "page_out": _page_out,
+    "page_out_again": _page_out_again,
     "page_in": _page_in,
     "overeat": _overeat,
 }

@@ -1,5 +1,6 @@
 """cachestat: pages of the page cache that were read, and those that had to come from the disk, by process."""
 
+import errno
 import os
 import sys
 
@@ -20,11 +21,17 @@ def _read_two_pages() -> None:
 
 
 def _read_a_page_anew() -> None:
-    """Of this file, which nobody needs once it is compiled: out of the cache, and in again."""
+    """Of this file, which nobody needs once it is compiled: out of the cache, and in again. Raises OSError
+    where it does not go out, or the file system cannot tell (preadv2(2), RWF_NOWAIT)."""
     with open(__file__, "rb", buffering=0) as file:
         os.fdatasync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        os.pread(file.fileno(), 1, 0)
+        try:
+            os.preadv(file.fileno(), [bytearray(1)], 0, os.RWF_NOWAIT)
+        except BlockingIOError:
+            os.pread(file.fileno(), 1, 0)
+        else:
+            raise OSError(errno.EBUSY, "stays in the page cache", __file__)
 
 
 # folio_mark_accessed and filemap_add_folio came with 5.16; mark_page_accessed and add_to_page_cache_lru have
