@@ -2,7 +2,8 @@
 # Each sets up what it needs once and is quick the second time.
 
 RUN_PACKAGES  := python3-bpfcc python3-venv linux-libc-dev
-TEST_PACKAGES := qemu-system-x86 kmod udev iproute2 busybox-static netdata-core xfsprogs
+TEST_PACKAGES := qemu-system-x86 kmod udev iproute2 busybox-static netdata-core e2fsprogs xfsprogs btrfs-progs \
+                 nfs-kernel-server mdadm dmsetup
 
 # BCC's Python module belongs to the system's interpreter, whatever python3 comes first in PATH.
 PYTHON := /usr/bin/python3

@@ -1,22 +1,22 @@
 // Latency of block requests, from issue to completion, as a histogram for each device.
-#include <linux/kconfig.h>
-
-// Bin 0 counts requests below 1 us, bin n those of 2^(n-1) us and more but below 2^n, the last all above.
-#define BINS 24
+#include "gendisk.h"
+#include "histogram.h"
 
 // 256 disks with requests. The last 10,240 places that were read or written; the requests in flight, of which
 // even large hosts have fewer, are the youngest of them.
 #define DISKS 256
 #define PLACES 10240
 
+// place: the address of the kernel's own request, which is unlike any other in flight; where the kernel does not
+// tell of its structures, the sector.
 struct request {
-    u64 sector;
+    u64 place;
     u64 dev;
 };
 
-// Requests for one place cannot be told apart, and several can be in flight at once (two readers of one
-// sector). So they are counted, and nothing is deleted: a completion on one CPU and an issue on another would
-// delete each other's. The least recently used places make room.
+// Requests for one sector cannot be told apart, and several can be in flight at once (two readers of it). So
+// they are counted, and nothing is deleted: a completion on one CPU and an issue on another would delete each
+// other's. The least recently used places make room.
 struct traffic {
     u64 issued_ns;   // of the oldest request in flight
     u64 issued;
@@ -33,40 +33,56 @@ BPF_TABLE("lru_hash", struct request, struct traffic, traffic_at, PLACES);
 BPF_HASH(row_of_dev, u64, u32, DISKS);
 BPF_QUEUE(free_rows, u32, DISKS);
 BPF_F_TABLE("array", u32, struct disk, disks, DISKS, MAP_FLAGS);
+// A row whose device has gone: the worker offers it (workers/disk.py), and the next device that finds no other takes
+// it. 0 = there is none.
+BPF_F_TABLE("array", u32, u64, gone_row, 1, MAP_FLAGS);
+
+// On whichever CPU the old device's entry is deleted, the row is taken.
+static __always_inline u32 take_gone_row(void)
+{
+    u32 only = 0;
+    u64 *offered = gone_row.lookup(&only);
+    u32 row = offered ? *offered : 0;
+    struct disk *gone = disks.lookup(&row);
+    if (!offered || !row || !gone || !gone->dev)
+        return 0;
+    u64 dev = gone->dev - 1;
+    if (row_of_dev.delete(&dev))
+        return 0;
+    *offered = 0;
+    return row;
+}
+
+static __always_inline u32 take_row(u64 dev)
+{
+    u32 row = 0;
+    if (free_rows.pop(&row))
+        row = take_gone_row();
+    if (!row)
+        return 0;
+    // Another CPU may be doing the same: the one whose insert fails gives its row back.
+    if (row_of_dev.insert(&dev, &row)) {
+        free_rows.push(&row, 0);
+        u32 *known = row_of_dev.lookup(&dev);
+        return known ? *known : 0;
+    }
+    struct disk *fresh = disks.lookup(&row);
+    if (fresh)
+        fresh->dev = dev + 1;
+    return row;
+}
 
 // A device's row, taken at its first request. Row 0 is for devices beyond DISKS.
 static __always_inline struct disk *disk_of(u64 dev)
 {
-    u32 row = 0;
     u32 *known = row_of_dev.lookup(&dev);
-    if (known) {
-        row = *known;
-    } else if (!free_rows.pop(&row)) {
-        // Another CPU may be doing the same: the one whose insert fails gives its row back.
-        if (row_of_dev.insert(&dev, &row)) {
-            free_rows.push(&row, 0);
-            known = row_of_dev.lookup(&dev);
-            row = known ? *known : 0;
-        }
-        struct disk *fresh = disks.lookup(&row);
-        if (fresh && row)
-            fresh->dev = dev + 1;
-    }
+    u32 row = known ? *known : take_row(dev);
     return disks.lookup(&row);
 }
 
-static __always_inline u32 bin_of(u64 us)
+static __always_inline int on_issue(u64 dev, u64 place)
 {
-    u32 bin = 0;
-#pragma unroll
-    for (int n = 0; n < BINS - 1; n++)
-        bin += us >= 1ULL << n;
-    return bin;
-}
-
-static __always_inline int on_issue(u64 dev, u64 sector)
-{
-    struct request key = {.sector = sector, .dev = dev};
+    struct request key = {.place = place, .dev = dev};
     struct traffic first = {.issued_ns = bpf_ktime_get_ns(), .issued = 1};
     if (!dev)
         return 0;
@@ -87,19 +103,19 @@ static __always_inline int on_issue(u64 dev, u64 sector)
 }
 
 // A request that is queued again will be issued again.
-static __always_inline int on_requeue(u64 dev, u64 sector)
+static __always_inline int on_requeue(u64 dev, u64 place)
 {
-    struct request key = {.sector = sector, .dev = dev};
+    struct request key = {.place = place, .dev = dev};
     struct traffic *known = traffic_at.lookup(&key);
     if (known && known->issued != known->completed)
         __sync_fetch_and_add(&known->completed, 1);
     return 0;
 }
 
-// The later parts of a request that completes in parts have other sectors, and are not found.
-static __always_inline int on_complete(u64 dev, u64 sector)
+// The later parts of a request that completes in parts have other sectors, or come when it is over, and are not found.
+static __always_inline int on_complete(u64 dev, u64 place)
 {
-    struct request key = {.sector = sector, .dev = dev};
+    struct request key = {.place = place, .dev = dev};
     struct traffic *known = traffic_at.lookup(&key);
     if (!known || known->issued == known->completed)
         return 0;

@@ -265,7 +265,7 @@ class Arbiter:
     def _check_hopeless(self) -> None:
         """Nothing can be collected and nothing ever was: the agent should not try again."""
         enabled = [unit for unit in self.units if unit.config.enabled]
-        lost = all(unit.state in (State.UNAVAILABLE, State.FATAL) for unit in enabled)
+        lost = all(unit.state in (State.UNAVAILABLE, State.FATAL) and not unit.waits for unit in enabled)
         if lost and not self.frames() and not self.ending:
             log.error("nothing can be collected on this kernel; `ebpf-supervisor check` says why")
             if not reader_gone(self._options.stream_fd):

@@ -79,7 +79,12 @@ def _programs() -> list[dict[str, Any]]:
 
 
 def _program(program: Program, core: Loaded, defines: dict[str, str | int], mark: str) -> dict[str, Any]:
-    """Both modes together, since return mode has all hooks."""
+    """Both modes together, since return mode has all hooks; of a program with parts, those wanted now."""
+    parts = program.parts() if program.parts else {""}
+    hooks = tuple(hook for hook in program.hooks if hook.part in parts)
+    if not hooks:
+        nothing = "there is nothing for it to watch now"
+        return {"name": program.name, "available": True, "reason": nothing, "hooks": []}
     shared = {}
     if program.kind == "slot":
         if "slot_of_pid" not in core.maps:
@@ -87,11 +92,11 @@ def _program(program: Program, core: Loaded, defines: dict[str, str | int], mark
             return {"name": program.name, "available": False, "reason": reason, "hooks": []}
         shared = {name: core.maps[name] for name in ("slot_of_pid", "task")}
     request = loader.Request(
-        program.source, program.hooks, "return", Preference(), defines, shared, mark, numbers=program.numbers
+        program.source, hooks, "return", Preference(), defines, shared, mark, numbers=program.numbers
     )
     loaded = _load(program.name, request)
     attached = {hook.hook for hook in loaded.hooks if hook.attached}
-    wanted = [hook.name for hook in program.hooks if not hook.impossible]
+    wanted = [hook.name for hook in hooks if not hook.impossible]
     missing = [name for name in wanted if name not in attached]
     answer = {
         "name": program.name,

@@ -272,6 +272,11 @@ class ProgramUnit(LoadingUnit):
         """The parts to be attached; a program without parts is one."""
         return self.program.parts() if self.program.parts else frozenset({""})
 
+    @property
+    def waits(self) -> bool:
+        """Whether it is unavailable only until there is something for it to watch."""
+        return self.state is State.UNAVAILABLE and not self._wanted
+
     def _missing(self) -> list[str]:
         return sorted(self._wanted - self._parts.keys())
 
@@ -397,7 +402,8 @@ class ProgramUnit(LoadingUnit):
 
     def columns(self) -> frozenset[int]:
         """Those that this kernel gives in this mode."""
-        plans = {hook.hook: hook.plan for hook in self.hooks if hook.attached}
+        event_of = {hook.name: hook.event for hook in self.program.hooks}
+        plans = {event_of[hook.hook]: hook.plan for hook in self.hooks if hook.attached}
         returning = self.config.load_mode == "return"
         return frozenset(
             index

@@ -5,16 +5,45 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from supervisor.kernel.maps import Maps, U64Array
-from supervisor.kernel.plans import Hook, tracepoint_plan
+from supervisor.kernel.maps import Maps, U64Array, Words
+from supervisor.kernel.plans import Hook, Plan, raw_tracepoint_plan, tracepoint_plan
 from workers.declaration import Program, histogram
 
 _DISKS = 256
 _MINOR_BITS = 20  # of the kernel's own dev_t (include/linux/kdev_t.h)
 
-_ISSUE = tracepoint_plan("on_issue", "args->dev, args->sector", "block:block_rq_issue")
-_REQUEUE = tracepoint_plan("on_requeue", "args->dev, args->sector", "block:block_rq_requeue")
-_COMPLETE = tracepoint_plan("on_complete", "args->dev, args->sector", "block:block_rq_complete")
+_DISK = "request.q|request.rq_disk request_queue.disk|request.rq_disk gendisk.major gendisk.first_minor"
+
+
+def _plans(handler: str, event: str, request: str, *fields: str) -> tuple[Plan, ...]:
+    """request: the C expression for the kernel's own. Where its structures are not told, the sector has to
+    do: equal requests that are under way at once are then of one age, and a completion that interrupts
+    another tracepoint's program is missed."""
+    return (
+        raw_tracepoint_plan(
+            handler,
+            f"dev_of_request({request}), {request}",
+            f"block:{event}",
+            field=" ".join((_DISK, *fields)),
+        ),
+        tracepoint_plan(handler, "args->dev, args->sector", f"block:{event}"),
+    )
+
+
+# Before 5.11 (commit a54895fa057c) a request came behind its queue.
+_ISSUE = _plans(
+    "on_issue",
+    "block_rq_issue",
+    "args[BLOCK_RQ_ISSUE_ARGS - 1]",
+    "block_rq_issue()",
+)
+_REQUEUE = _plans(
+    "on_requeue",
+    "block_rq_requeue",
+    "args[BLOCK_RQ_REQUEUE_ARGS - 1]",
+    "block_rq_requeue()",
+)
+_COMPLETE = _plans("on_complete", "block_rq_complete", "args[0]")
 
 
 def _histograms(maps: Maps) -> U64Array:
@@ -22,25 +51,35 @@ def _histograms(maps: Maps) -> U64Array:
     return maps["disks"].words()[:, 2:]
 
 
-def _names(maps: Maps, hooks: frozenset[str]) -> Mapping[int, str]:
-    """Names of the devices that have completed a request. The kernel's name may hold "!" where the device
-    file has "/"."""
-    known = {}
+def _names(maps: Maps, _hooks: frozenset[str]) -> Mapping[int, str]:
+    """Names of the devices that have completed a request and are there. The row of one that has gone is
+    offered to the kernel, which gives it to another device once no other row is free."""
     table = maps["disks"].words()
     used = table[:, 2:].sum(axis=1, dtype=np.uint64).tolist()
-    for row, (dev, requests) in enumerate(zip(table[:, 0].tolist(), used, strict=True)):
-        if dev and requests:
-            number = f"{(dev - 1) >> _MINOR_BITS}:{(dev - 1) & ((1 << _MINOR_BITS) - 1)}"
-            known[row] = _name(number)
-    return known
+    named = {
+        row: _name(number_of(dev - 1))
+        for row, (dev, requests) in enumerate(zip(table[:, 0].tolist(), used, strict=True))
+        if row and dev and requests
+    }
+    Words(maps["gone_row"]).set(0, next((row for row, name in named.items() if not name), 0))
+    return {row: name for row, name in named.items() if name}
+
+
+def number_of(dev: int) -> str:
+    """MAJOR:MINOR of the kernel's own dev_t."""
+    return f"{dev >> _MINOR_BITS}:{dev & ((1 << _MINOR_BITS) - 1)}"
 
 
 def _name(number: str) -> str:
-    """The device's name by its number, or the number itself when the device has gone (sysfs(5))."""
+    """The device's name by its number, "" when it has gone, or is a loop device without a file, which has no
+    size (sysfs(5)). The kernel's name may hold "!" where the device file has "/"."""
+    folder = f"/sys/dev/block/{number}"
     try:
-        return os.path.basename(os.readlink(f"/sys/dev/block/{number}"))
+        with open(f"{folder}/size", encoding="ascii") as file:
+            sectors = int(file.read())
+        return os.path.basename(os.readlink(folder)) if sectors else ""
     except FileNotFoundError:
-        return number.replace(":", "_")
+        return ""
 
 
 def _losses(maps: Maps) -> int:
@@ -54,14 +93,14 @@ PROGRAM = Program(
     source="disk.bpf.c",
     hooks=(
         # Completions first: a request that was issued before is not known, one after it is.
-        Hook("complete", (_COMPLETE,), (_COMPLETE,)),
-        Hook("requeue", (_REQUEUE,), (_REQUEUE,)),
-        Hook("issue", (_ISSUE,), (_ISSUE,)),
+        Hook("complete", _COMPLETE, _COMPLETE),
+        Hook("requeue", _REQUEUE, _REQUEUE),
+        Hook("issue", _ISSUE, _ISSUE),
     ),
     columns=histogram("latency", "complete"),
     kind="device",
     rows=_DISKS,
-    maps=("disks",),
+    maps=("disks", "gone_row"),
     read=_histograms,
     names=_names,
     losses=_losses,

@@ -1,6 +1,6 @@
 """The account of one program: takes its samples and adds what they say to the totals in its ledger."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -52,6 +52,7 @@ class Account:
         self.taken = taken
         self.lost = lost
         self._pending: Sample | None = None
+        self._devices: dict[int, str] = {}  # whose each row has been last
 
     @property
     def seen_tick(self) -> int:
@@ -87,6 +88,7 @@ class Account:
         numbers, values = rows
         if sample.generation != self.ledger.generation:
             self.ledger.start_generation(sample.generation)
+        self._begin_anew(sample.names)
         entities, added = self._added(numbers, self.ledger.deltas(numbers, values), groupings)
         if self.program.derived:
             added = np.hstack([added, self.program.derived.work_out(added)])
@@ -95,6 +97,13 @@ class Account:
         self.latest, self.fresh = sample, True
         self.taken += 1
         return True
+
+    def _begin_anew(self, names: Mapping[int, str]) -> None:
+        """The row of a device that has gone may be another one's now, which has counted nothing before."""
+        for row, name in names.items():
+            if self._devices.get(row, name) != name and row < self.program.rows:
+                self.ledger.clear(row)
+        self._devices.update(names)
 
     def _added(
         self, numbers: table.U32Array, deltas: U64Array, groupings: Sequence[IndexArray]

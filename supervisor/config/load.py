@@ -280,8 +280,9 @@ def _program(name: str, main: Settings, module: Settings, demands: _Demands) -> 
         lifetime_s=module.get(GLOBAL, "lifetime", int),
         without=frozenset(
             member
-            for (section, key), member in MODULES[name].members.items()
+            for (section, key), members in MODULES[name].members.items()
             if not module.get(section, key, bool)
+            for member in members.split()
         ),
     )
 

@@ -18,7 +18,10 @@ PROGRAMS: Final = (
     "dcstat",
     "disk",
     "fd",
+    "filesystem",
+    "hardirq",
     "softirq",
+    "mdflush",
     "mount",
     "oomkill",
     "shm",
@@ -40,7 +43,7 @@ class Option:
     `aliases` are other names of the key, which go before it as in Netdata. `used` says that something here
     heeds the key: the others are recognised and checked, so that a site's file raises no warning. `current`
     is False for a key that is read only for the sake of old files, and not shown in the manual. `member` is
-    the hook or the part of the program (workers/declaration.py) that the key switches on and off.
+    the hook or the part of the program (workers/declaration.py) that the key switches on and off, or several.
     """
 
     section: str
@@ -98,7 +101,7 @@ class Module:
 
     @property
     def members(self) -> dict[tuple[str, str], str]:
-        """What each switch of a part of the program is for, by section and key: a hook's or a part's name."""
+        """What each switch of a part of the program is for, by section and key: names of hooks or parts."""
         return {(o.section, o.key): o.member for o in self.extra if o.member}
 
 
@@ -165,8 +168,9 @@ _PER_PROCESS: Final = _HOOKED | {
 
 def _members(section: str, meaning: str, suffix: str, *members: str) -> tuple[Option, ...]:
     return tuple(
-        Option(section, f"{member}{suffix}", Flag(), True, f"{meaning} {member}", used=False, member=member)
+        Option(section, f"{name}{suffix}", Flag(), True, f"{meaning} {name}", used=False, member=member)
         for member in members
+        for name in member.split()[:1]
     )
 
 
@@ -199,7 +203,7 @@ _DNS: Final = (
     _unused(GLOBAL, "per query tracking", Flag(), True, "whether single queries are followed"),
     _unused(GLOBAL, "flow ttl", Whole(0, 86400), 20, "seconds that a flow is remembered"),
 )
-_FILESYSTEMS: Final = ("btrfs", "ext4", "nfs", "xfs", "zfs")
+_FILESYSTEMS: Final = ("btrfs", "ext4", "nfs nfs4", "xfs", "zfs")
 _SYNC_CALLS: Final = ("sync", "msync", "fsync", "fdatasync", "syncfs", "sync_file_range")
 _SHM_CALLS: Final = ("shmget", "shmat", "shmdt", "shmctl")
 

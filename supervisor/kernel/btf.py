@@ -1,8 +1,11 @@
 """Numbers of the kernel's own structures and enumerations, from the types that it describes itself (BTF),
-read by libbpf, which BCC depends on."""
+read by libbpf, which BCC depends on; and trampolines of functions in modules, which BCC does not make."""
 
 import ctypes
 import ctypes.util
+import functools
+import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,12 +15,21 @@ FOLDER: Final = Path("/sys/kernel/btf")  # of the types: a file `vmlinux`, as BT
 _KIND_STRUCT: Final = 4
 _KIND_UNION: Final = 5
 _KIND_ENUM: Final = 6
+_KIND_TYPEDEF: Final = 8
 _KIND_FUNCTION: Final = 12
 _COUNT_MASK: Final = 0xFFFF  # of btf_type.info
 _KIND_SHIFT: Final = 24  # of btf_type.info
 _KIND_MASK: Final = 0x1F
 _BIT_FIELD_FLAG: Final = 1 << 31  # of btf_type.info: offsets hold a width too
 _OFFSET_MASK: Final = 0xFFFFFF
+
+_NAME_BYTES: Final = 64
+
+# Values of the kernel's enums bpf_prog_type and bpf_attach_type.
+_TRACING: Final = 26
+_FENTRY: Final = 24
+_FEXIT: Final = 25
+_INSTRUCTION_BYTES: Final = 8
 
 
 class _Type(ctypes.Structure):
@@ -32,10 +44,46 @@ class _Enumerator(ctypes.Structure):
     _fields_ = (("name_off", ctypes.c_uint32), ("value", ctypes.c_int32))
 
 
+class _ObjectInfo(ctypes.Structure):
+    """struct bpf_btf_info (include/uapi/linux/bpf.h)."""
+
+    _fields_ = (
+        ("types", ctypes.c_uint64),
+        ("types_bytes", ctypes.c_uint32),
+        ("id", ctypes.c_uint32),
+        ("name", ctypes.c_uint64),
+        ("name_bytes", ctypes.c_uint32),
+        ("of_kernel", ctypes.c_uint32),
+    )
+
+
+class _LoadOptions(ctypes.Structure):
+    """struct bpf_prog_load_opts of libbpf (bpf.h) as far as it is used here."""
+
+    _fields_ = (
+        ("size", ctypes.c_size_t),
+        ("attempts", ctypes.c_int),
+        ("attach_type", ctypes.c_int),
+        ("unused", ctypes.c_uint32 * 4),
+        ("function", ctypes.c_uint32),
+        ("program_fd", ctypes.c_uint32),
+        ("object_fd", ctypes.c_uint32),
+    )
+
+
+@dataclass(frozen=True)
+class ModuleFunction:
+    """A function of a module as fentry and fexit name it. object_fd: the module's types; stays open."""
+
+    object_fd: int
+    number: int
+
+
 def number_of(name: str, member: str, folder: Path = FOLDER) -> int | None:
     """Bytes from the beginning of the structure to its field, which may stand in a nameless part of it; or
     the value of an enumeration's member; or, for the member `arguments` of a function, how many it takes:
-    where fexit finds its result. None where the folder's vmlinux or libbpf does not tell."""
+    where fexit finds its result; the same of a raw tracepoint. None where the folder's vmlinux or
+    libbpf does not tell."""
     try:
         lib = _libbpf()
     except (OSError, AttributeError):
@@ -47,7 +95,10 @@ def number_of(name: str, member: str, folder: Path = FOLDER) -> int | None:
         types = _Types(lib, kernel)
         if member == "arguments":
             function = lib.btf__find_by_name_kind(kernel, name.encode(), _KIND_FUNCTION)
-            return types.arguments_of(function) if function > 0 else None
+            if function > 0:
+                return types.arguments_of(function)
+            tracepoint = lib.btf__find_by_name_kind(kernel, f"btf_trace_{name}".encode(), _KIND_TYPEDEF)
+            return types.arguments_of_tracepoint(tracepoint) if tracepoint > 0 else None
         structure = lib.btf__find_by_name_kind(kernel, name.encode(), _KIND_STRUCT)
         bits = types.bits_to(structure, member.encode()) if structure > 0 else None
         if bits is not None:
@@ -102,6 +153,11 @@ class _Types:
         prototype, _ = self._read(head.size, _Member)
         return int(prototype.info) & _COUNT_MASK
 
+    def arguments_of_tracepoint(self, typedef: int) -> int:
+        """The type is called after it, and is a pointer to a function with one more (bpf_probe.h)."""
+        head, _ = self._read(typedef, _Member)
+        return self.arguments_of(head.size) - 1
+
     def _read(self, number: int, part: Any) -> tuple[_Type, Any]:
         """A type's head, and the array that stands behind it."""
         address = self._lib.btf__type_by_id(self._kernel, number)
@@ -114,3 +170,68 @@ class _Types:
 
     def _name(self, offset: int) -> bytes:
         return bytes(self._lib.btf__name_by_offset(self._kernel, offset))
+
+
+@functools.cache
+def _kernel_types() -> int | None:
+    """The kernel's types, which those of modules refer to; they stay loaded."""
+    return int(_libbpf().btf__load_vmlinux_btf() or 0) or None
+
+
+@functools.cache
+def module_function(module: str, function: str) -> ModuleFunction | None:
+    """None where the kernel does not tell of this module's types (before 5.11, or built so)."""
+    try:
+        lib = _libbpf()
+    except (OSError, AttributeError):
+        return None
+    lib.btf__load_module_btf.restype = ctypes.c_void_p
+    lib.btf__load_module_btf.argtypes = [ctypes.c_char_p, ctypes.c_void_p]
+    kernel = _kernel_types()
+    types = lib.btf__load_module_btf(module.encode(), kernel) if kernel else None
+    number = lib.btf__find_by_name_kind(types, function.encode(), _KIND_FUNCTION) if types else 0
+    object_fd = _module_object(module) if number > 0 else None
+    return ModuleFunction(object_fd, number) if object_fd is not None else None
+
+
+@functools.cache
+def _module_object(module: str) -> int | None:
+    """A descriptor of the module's types in the kernel, found among all such objects by its name."""
+    lib = _libbpf()
+    number = ctypes.c_uint32(0)
+    while not lib.bpf_btf_get_next_id(number, ctypes.byref(number)):
+        fd = lib.bpf_btf_get_fd_by_id(number)
+        if fd < 0:
+            continue  # it has gone meanwhile
+        name = ctypes.create_string_buffer(_NAME_BYTES)
+        info = _ObjectInfo(name=ctypes.addressof(name), name_bytes=_NAME_BYTES)
+        length = ctypes.c_uint32(ctypes.sizeof(info))
+        told = not lib.bpf_obj_get_info_by_fd(fd, ctypes.byref(info), ctypes.byref(length))
+        if told and info.of_kernel and name.value == module.encode():
+            return int(fd)
+        os.close(fd)
+    return None
+
+
+def load_trampoline(
+    function: ModuleFunction, at_exit: bool, licence: bytes, code: int, code_bytes: int
+) -> int:
+    """Loads the instructions at an address as a program for the function's entry or exit: a descriptor, or
+    below 0 with errno (kernel 5.11, commit 290248a5b7d8)."""
+    lib = _libbpf()
+    lib.bpf_prog_load.argtypes = [
+        ctypes.c_int,
+        ctypes.c_char_p,
+        ctypes.c_char_p,
+        ctypes.c_void_p,
+        ctypes.c_size_t,
+        ctypes.c_void_p,
+    ]
+    options = _LoadOptions(
+        size=ctypes.sizeof(_LoadOptions),
+        attach_type=_FEXIT if at_exit else _FENTRY,
+        function=function.number,
+        object_fd=function.object_fd,
+    )
+    count = code_bytes // _INSTRUCTION_BYTES
+    return int(lib.bpf_prog_load(_TRACING, None, licence, code, count, ctypes.byref(options)))

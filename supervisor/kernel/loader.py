@@ -12,7 +12,7 @@ import functools
 import os
 import platform
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -191,7 +191,7 @@ def _candidates(request: Request) -> tuple[dict[str, list[Plan]], list[HookRepor
     return plans, reports
 
 
-def with_versions(plan: Plan, symbols: frozenset[str]) -> Plan:
+def with_versions(plan: Plan, symbols: Iterable[str]) -> Plan:
     """The plan with symbols such as `name.*` replaced by the version that the compiler has made here of the
     static function, `name.isra.0` say, and left as they are where there is none."""
 
@@ -206,18 +206,21 @@ def with_versions(plan: Plan, symbols: frozenset[str]) -> Plan:
     return Plan(plan.mechanism, tuple(map(version, plan.targets)))
 
 
-def _kernel_functions() -> frozenset[str]:
-    """Names of the kernel's functions (text symbols of /proc/kallsyms)."""
+@functools.cache
+def _kernel_functions() -> Mapping[str, str]:
+    """The kernel's functions (text symbols of /proc/kallsyms), and the module that each is in, "" = none."""
     with Path("/proc/kallsyms").open() as file:
-        fields = (line.split(maxsplit=3) for line in file)
-        return frozenset(name[2] for name in fields if name[1] in "TtWw")
+        fields = (line.split() for line in file)
+        return {
+            name: module[0][1:-1] if module else "" for _, kind, name, *module in fields if kind in "TtWw"
+        }
 
 
-def _lack(plan: Plan, target: Target, symbols: frozenset[str], btf_folder: Path) -> str:
+def _lack(plan: Plan, target: Target, symbols: Mapping[str, str], btf_folder: Path) -> str:
     """Why the target is not worth compiling here, "" where it is."""
     for fact in target.needed():
-        if not fact.endswith("?") and _fact(fact, btf_folder) is None:
-            return f"the kernel's types ({btf_folder / 'vmlinux'}) do not tell of {fact}"
+        if not fact.endswith("?") and all(_fact(each, btf_folder) is None for each in fact.split("|")):
+            return f"the kernel's types ({btf_folder / 'vmlinux'}) do not tell of {fact.replace('|', ' or ')}"
     mechanism = plan.mechanism_of(target)
     if mechanism == "raw tracepoint":
         return ""  # there is no list of them; attaching tells
@@ -225,11 +228,14 @@ def _lack(plan: Plan, target: Target, symbols: frozenset[str], btf_folder: Path)
         fields = _fields_of(target.symbol)
         there = fields is not None and fields.issuperset(_USED_FIELD.findall(target.arguments))
     elif mechanism == "system call":
-        there = call_of(target) in _numbered_calls() and not symbols.isdisjoint(
-            f"{prefix}sys_{function_of(target)}" for prefix in _CALL_PREFIXES
+        there = call_of(target) in _numbered_calls() and any(
+            f"{prefix}sys_{function_of(target)}" in symbols for prefix in _CALL_PREFIXES
         )
     else:
         there = target.symbol in symbols
+        module = symbols.get(target.symbol, "")
+        if module and FAMILY[mechanism] == "fentry" and not btf.module_function(module, target.symbol):
+            return f"the types (BTF) of the module {module} do not tell of it"
     return "" if there else "this kernel does not have it"
 
 
@@ -287,6 +293,7 @@ def _compile(request: Request, candidates: Mapping[str, list[Plan]], bits: syste
         if plan.mechanism_of(target) != "system call"
     )
     facts = {f for plans in candidates.values() for plan in plans for t in plan.targets for f in t.needed()}
+    facts = {each for fact in facts for each in fact.split("|")}
     facts |= {f"{number}?" for number in request.numbers}
     seen: set[Path] = set()
     text = f"#include <linux/ptrace.h>\n{expand(SOURCES / request.source, seen)}\n"
@@ -437,7 +444,8 @@ class _Attacher:
 
     def _attach(self, hook: Hook, plan: Plan, target: Target) -> int:
         mechanism = plan.mechanism_of(target)
-        program = self._load(mechanism, function_name(hook, plan, target))
+        module = _kernel_functions().get(target.symbol, "") if FAMILY[mechanism] == "fentry" else ""
+        program = self._load(mechanism, function_name(hook, plan, target), module)
         if mechanism == "raw tracepoint":
             return self._attach_raw_tracepoint(program, target.symbol.partition(":")[2])
         if FAMILY[mechanism] == "kprobe":
@@ -475,30 +483,43 @@ class _Attacher:
             link = _bcc().libbcc.lib.bpf_attach_raw_tracepoint(program, name.encode())
         return _attached(link)
 
-    def _load(self, mechanism: Mechanism, name: str) -> int:
+    def _load(self, mechanism: Mechanism, name: str, of_module: str = "") -> int:
+        """The descriptor of a program; of_module: where the function is that it is a trampoline of."""
         if name in self._loaded:
             return self._loaded[name]
         lib, module, encoded = _bcc().libbcc.lib, self._module.module, name.encode()
+        code = lib.bpf_function_start(module, encoded)
+        code_bytes = lib.bpf_function_size(module, encoded)
         ctypes.set_errno(0)
         with _silenced():
-            fd = lib.bcc_func_load(
-                module,
-                _PROGRAM_TYPE[mechanism],
-                encoded,
-                lib.bpf_function_start(module, encoded),
-                lib.bpf_function_size(module, encoded),
-                lib.bpf_module_license(module),
-                lib.bpf_module_kern_version(module),
-                0,
-                None,
-                0,
-                None,
-                -1,
-            )
+            if of_module:
+                fd = self._load_for_module(mechanism, name, of_module, code, code_bytes)
+            else:
+                fd = lib.bcc_func_load(
+                    module,
+                    _PROGRAM_TYPE[mechanism],
+                    encoded,
+                    code,
+                    code_bytes,
+                    lib.bpf_module_license(module),
+                    lib.bpf_module_kern_version(module),
+                    0,
+                    None,
+                    0,
+                    None,
+                    -1,
+                )
         if fd < 0:
             raise _Refused(f"cannot load: {_reason(ctypes.get_errno())}")
         self._loaded[name] = fd
         return int(fd)
+
+    def _load_for_module(self, mechanism: Mechanism, name: str, of_module: str, code: int, size: int) -> int:
+        """BCC looks for the functions of trampolines in the kernel itself only."""
+        function = btf.module_function(of_module, name.partition("__")[2])
+        assert function  # it is a candidate because it was found
+        licence = _bcc().libbcc.lib.bpf_module_license(self._module.module)
+        return btf.load_trampoline(function, mechanism == "fexit", licence, code, size)
 
 
 def _attached(link: int) -> int:

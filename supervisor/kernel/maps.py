@@ -102,7 +102,7 @@ class KernelMap:
 
 
 class Words:
-    """The u64 words of an array that user space writes and the kernel only reads."""
+    """The u64 words of an array that user space writes."""
 
     def __init__(self, held: KernelMap) -> None:
         self._fd = held.fd

@@ -56,8 +56,8 @@ class Target:
 
     def needed(self) -> tuple[str, ...]:
         """`structure.field`, whose offset C knows as STRUCTURE_FIELD; `function()`, whose number of
-        parameters it knows as FUNCTION_ARGS. Without one that ends in `?`, which is then not defined in C,
-        the target can do."""
+        parameters it knows as FUNCTION_ARGS, or a raw tracepoint's. Without one that ends in `?`, which is
+        then not defined in C, the target can do; `a.b|c.d` means either."""
         return tuple(self.field.split())
 
 
@@ -97,6 +97,11 @@ class Hook:
     part: str = ""
     events: int = 1
     impossible: str = ""
+
+    @property
+    def event(self) -> str:
+        """What columns call it: its name without that of its part, as other parts have it too."""
+        return self.name.removeprefix(f"{self.part} ")
 
     def plans(self, mode: Mode) -> tuple[Plan, ...]:
         return self.entry if mode == "entry" else self.returning
@@ -184,6 +189,27 @@ def function_plan(
 ) -> Plan:
     """A plan with one function as its only target."""
     return Plan(mechanism, (Target(symbol, handler, arguments, field=field),))
+
+
+def call_plans(
+    functions: Iterable[str], entered: str, returned: str, arguments: str, at_once: int
+) -> tuple[Plan, ...]:
+    """Plans that see both the beginning and the end of each call of these functions. at_once: see Target."""
+    sides: tuple[tuple[Mechanism, Mechanism], ...] = (("fentry", "fexit"), ("kprobe", "kretprobe"))
+    return tuple(
+        Plan(
+            begin,
+            tuple(
+                target
+                for function in functions
+                for target in (
+                    Target(function, entered, arguments),
+                    Target(function, returned, arguments, mechanism=end, at_once=at_once),
+                )
+            ),
+        )
+        for begin, end in sides
+    )
 
 
 def tracepoint_plan(handler: str, arguments: str, *events: str, optional: tuple[str, ...] = ()) -> Plan:

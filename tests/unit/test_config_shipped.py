@@ -13,7 +13,7 @@ from supervisor.config.load import PACKAGED, check, load
 from supervisor.config.options import MAIN, MODULES, PROGRAMS, module_options
 
 # In a module file a key at its default stands behind a '#', with no blank after it; prose has one.
-OFF = re.compile(r"^( *)#(?=[a-z][a-z_ -]* = )", re.MULTILINE)
+OFF = re.compile(r"^( *)#(?=[a-z][a-z0-9_ -]* = )", re.MULTILINE)
 MODULE_FILES = {name: PACKAGED / "ebpf.d" / MODULES[name].files[0] for name in PROGRAMS}
 
 

@@ -20,7 +20,7 @@ UNIT_US = {"us": 1, "ms": 1000, "s": 1_000_000}
 
 
 def bin_of(us: int) -> int:
-    """As disk.bpf.c has it: one for each power of two, from 2^0 on, that the time has reached."""
+    """As histogram.h has it: one for each power of two, from 2^0 on, that the time has reached."""
     return sum(us >= 1 << n for n in range(BINS - 1))
 
 
@@ -44,7 +44,7 @@ def test_the_labels_are_netdatas() -> None:
 
 
 def test_the_source_has_as_many_bins_and_counts_them_so() -> None:
-    text = (ROOT / "kernel_progs" / "disk.bpf.c").read_text()
+    text = (ROOT / "kernel_progs" / "include" / "histogram.h").read_text()
     assert f"#define BINS {BINS}\n" in text
     assert "n < BINS - 1; n++" in text
     assert "bin += us >= 1ULL << n;" in text

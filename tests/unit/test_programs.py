@@ -72,7 +72,7 @@ def test_no_file_is_without_its_program() -> None:
 
 @programs
 def test_every_column_belongs_to_a_hook_that_exists(program: Program) -> None:
-    assert {column.hook for column in program.columns} <= {hook.name for hook in program.hooks}
+    assert {column.hook for column in program.columns} <= {hook.event for hook in program.hooks}
     names = [column.name for column in program.columns]
     assert len(set(names)) == len(names) > 0
 
@@ -91,7 +91,7 @@ def test_hooks_have_names_and_plans_of_their_own(program: Program) -> None:
 
 @programs
 def test_a_column_of_entry_mode_has_a_hook_in_entry_mode(program: Program) -> None:
-    in_entry_mode = {hook.name for hook in program.hooks if hook.entry or hook.impossible}
+    in_entry_mode = {hook.event for hook in program.hooks if hook.entry or hook.impossible}
     for column in program.columns:
         assert column.return_mode_only or column.hook in in_entry_mode, column.name
 
@@ -101,7 +101,7 @@ def test_what_the_start_makes_to_try_a_hook_shows_in_a_column_of_that_hook(progr
     for hook in program.hooks:
         if hook.exercise:
             assert "rows" in program.maps
-            assert program.columns[hook.column].hook == hook.name
+            assert program.columns[hook.column].hook == hook.event
 
 
 @programs
@@ -154,13 +154,15 @@ def outer_arguments(text: str) -> list[str]:
 @programs
 @pytest.mark.parametrize("mode", MODES)
 def test_the_generated_functions_are_c_and_all_different(program: Program, mode: Mode) -> None:
-    targets = list(hooks_targets(program.hooks, mode))
-    names = [function_name(*target) for target in targets]
-    assert all(name.isidentifier() and name.isascii() for name in names)
-    assert len(set(names)) == len(names)
-    for target in targets:
-        text = glue(*target)
-        assert text.count("(") == text.count(")")
+    for part in {hook.part for hook in program.hooks}:  # each is compiled by itself
+        hooks = tuple(hook for hook in program.hooks if hook.part == part)
+        targets = list(hooks_targets(hooks, mode))
+        names = [function_name(*target) for target in targets]
+        assert all(name.isidentifier() and name.isascii() for name in names)
+        assert len(set(names)) == len(names)
+        for target in targets:
+            text = glue(*target)
+            assert text.count("(") == text.count(")")
 
 
 @slot_programs
@@ -181,9 +183,9 @@ def test_a_slot_programs_row_has_room_for_its_columns_and_lies_well_in_cache_lin
 
 @programs
 def test_the_maps_that_the_worker_reads_exist_and_are_made_to_be_read(program: Program) -> None:
-    tables = re.findall(r"^BPF_F_TABLE\((.*)\);", source_of(program), re.MULTILINE)
+    tables = re.findall(r"^BPF_(?:F_TABLE|TABLE_PINNED)\((.*)\);", source_of(program), re.MULTILINE)
     words = [[word.strip() for word in table.split(",")] for table in tables]
-    own = {name for _, _, _, name, _, flags in words if "MAP_FLAGS" in flags}
+    own = {name for _, _, _, name, *_, flags in words if "MAP_FLAGS" in flags}
     assert set(program.maps) <= own | CORE_MAPS
 
 
