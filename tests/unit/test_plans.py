@@ -26,6 +26,7 @@ from supervisor.kernel.plans import (
     side_of,
     syscall_plan,
     tracepoint_plan,
+    wrapper_plans,
 )
 
 FENTRY = function_plan("fentry", "do_sys_openat2", "on_open", "0")
@@ -171,3 +172,26 @@ def test_a_versions_dots_do_not_get_into_c() -> None:
     plan = function_plan("kprobe", "lookup_fast.isra.0", "on_reference")
     hook = Hook("reference", (plan,), (plan,))
     assert function_name(hook, plan, plan.targets[0]) == "reference__kprobe__lookup_fast_isra_0"
+
+
+def symbols(plans: tuple[Plan, ...]) -> list[list[str]]:
+    return [[target.symbol for target in plan.targets] for plan in plans]
+
+
+@pytest.mark.parametrize(
+    ("machine", "prefix"),
+    [("x86_64", "__x64_sys_"), ("aarch64", "__arm64_sys_"), ("riscv64", "__riscv_sys_")],
+)
+def test_functions_of_system_calls_bear_the_prefix_of_the_processor(
+    monkeypatch: pytest.MonkeyPatch, machine: str, prefix: str
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    calls = {"fsync": ("on_fsync", "0"), "fdatasync": ("on_fsync", "0")}
+    assert symbols(wrapper_plans("fentry", calls)) == [[f"{prefix}fsync", f"{prefix}fdatasync"]]
+
+
+def test_kprobes_find_the_functions_of_older_kernels_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    plans = wrapper_plans("kretprobe", {"mount": ("on_mount", "PT_REGS_RC(args)")}, at_once=7)
+    assert symbols(plans) == [["__x64_sys_mount"], ["sys_mount"]]
+    assert {target.at_once for plan in plans for target in plan.targets} == {7}
