@@ -37,7 +37,10 @@ BPF_ARRAY(additions, struct addition, PLACES);
 
 static __always_inline struct addition *addition_of(u64 folio)
 {
-    u32 place = folio * 0x9E3779B97F4A7C15ULL >> (64 - PLACES_LOG2);
+    // The arguments of fentry and fexit are pointers to the verifier, which does not let them be multiplied.
+    u64 address = 0;
+    bpf_probe_read_kernel(&address, sizeof(address), &folio);
+    u32 place = address * 0x9E3779B97F4A7C15ULL >> (64 - PLACES_LOG2);
     return additions.lookup(&place);
 }
 

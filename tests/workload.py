@@ -392,14 +392,17 @@ _paged: list[mmap.mmap] = []
 
 
 def _write_file(name: int, pages: int) -> None:
-    """Page after page, from the file's beginning."""
-    with open(str(name), "ab", buffering=0) as file:
-        for page in range(pages):
-            os.pwrite(file.fileno(), _PAGE, page * mmap.PAGESIZE)
+    """A new file, page after page."""
+    _write(str(name), "wb", pages)
 
 
 def _rewrite_file(name: int, pages: int) -> None:
-    with open(str(name), "r+b", buffering=0) as file:
+    """The same over one that is there."""
+    _write(str(name), "r+b", pages)
+
+
+def _write(path: str, mode: str, pages: int) -> None:
+    with open(path, mode, buffering=0) as file:
         for _ in range(pages):
             file.write(_PAGE)
 
@@ -410,13 +413,6 @@ def _read_file(name: int, pages_at_once: int) -> None:
         buffer = bytearray(pages_at_once * mmap.PAGESIZE)
         while file.readinto(buffer):
             continue
-
-
-def _read_page(name: int, page: int, count: int) -> None:
-    """The same page again and again, by files opened anew."""
-    for _ in range(count):
-        with open(str(name), "rb", buffering=0) as file:
-            os.pread(file.fileno(), mmap.PAGESIZE, page * mmap.PAGESIZE)
 
 
 def _forget_file(name: int) -> None:
@@ -433,9 +429,10 @@ def _stat(count: int) -> None:
 
 
 def _remove_missing(count: int) -> None:
+    """Names that nobody has asked for: that a name is missing is cached too."""
     for number in range(count):
         try:
-            os.unlink(f"missing{number}")
+            os.unlink(f"missing{os.getpid()}-{number}")
         except FileNotFoundError:
             continue
 
@@ -516,7 +513,6 @@ _ORDERS: Final[dict[str, Callable[..., None]]] = {
     "write_file": _write_file,
     "rewrite_file": _rewrite_file,
     "read_file": _read_file,
-    "read_page": _read_page,
     "forget_file": _forget_file,
     "stat": _stat,
     "remove_missing": _remove_missing,
