@@ -124,6 +124,7 @@ class Program:
     gauges: momentary values of the host, by name. ratios: of any entity, by name.
     maps: the maps that the worker reads, its own and the core program's.
     losses: events that were seen and could not be counted, running.
+    of_time: whether its columns are time that has passed, and no number of events.
     numbers: of the running kernel, which the C text uses where they are known: the offset of
     `structure.field`, the value of `enumeration.MEMBER`. Each is a macro, STRUCTURE_FIELD, else not defined.
     parts: of a program whose hooks belong to parts that come and go (Hook.part), those wanted now.
@@ -145,6 +146,7 @@ class Program:
     prepare: Mapping[str, range] = field(default_factory=dict)  # queue map -> what it holds at the start
     parts: Callable[[], frozenset[str]] | None = None
     numbers: tuple[str, ...] = ()
+    of_time: bool = False
 
     @property
     def charts(self) -> tuple[Chart, ...]:

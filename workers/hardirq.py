@@ -97,4 +97,5 @@ PROGRAM = Program(
     read=_spent_ns,
     names=_names,
     losses=_losses,
+    of_time=True,
 )

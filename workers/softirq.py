@@ -38,4 +38,5 @@ PROGRAM = Program(
     rows=1,
     maps=("spent_ns",),
     read=_spent_ns,
+    of_time=True,
 )

@@ -313,7 +313,7 @@ class _Aggregator:
 
     def _events(self, account: Account) -> int:
         """Events counted so far; a program that adds up time counts none."""
-        if account.program.kind == "host":
+        if account.program.of_time:
             return 0
         totals = account.ledger.totals
         counted = totals[HOST] if account.program.kind == "slot" else totals

@@ -60,6 +60,11 @@ def test_vectors_are_those_that_this_kernel_has(run: Run) -> None:
     ]
 
 
+def test_nanoseconds_are_no_events_in_the_status(run: Run) -> None:
+    run.wait_frames(3)
+    assert run.program("hardirq")["rate"] == 0
+
+
 def test_each_device_that_interrupts_has_a_dimension_under_its_name_in_proc_interrupts(run: Run) -> None:
     before = interrupts()
     busy_devices()

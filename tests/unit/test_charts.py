@@ -361,6 +361,23 @@ def test_a_ratio_is_of_the_interval_and_has_an_answer_for_an_empty_one(slots: Ri
     assert slots.values("app.web_failed", "percentage") == [25, 100, 10]
 
 
+def test_a_device_in_the_row_of_one_that_has_gone_begins_at_0_and_has_nothing_of_it(devices: Rig) -> None:
+    devices.names = {1: "vda"}
+    devices.count(1, 101, 7)
+    devices.frame()
+    devices.frame()
+    devices.names = {}
+    devices.frame()
+    devices.names = {1: "vdb"}
+    devices.count(1, 5)
+    devices.frame()
+    devices.frame()
+    assert devices.values("latency.vda", "low") == [0, 101]
+    assert devices.values("latency.vdb", "low") == [0, 5]
+    assert devices.values("latency.vdb", "high") == [0, 0]
+    assert devices.agent.charts["latency.vda"].obsolete
+
+
 def test_devices_whose_names_are_alike_when_cleaned_do_not_share_a_chart(devices: Rig) -> None:
     devices.names = {1: "a!b", 2: "a/b", 3: "a_b", 4: "a_b_3"}
     for row in devices.names:

@@ -45,6 +45,12 @@ def test_every_switch_of_a_call_is_for_a_hook_and_every_hook_has_one(name: str) 
 def test_switches_of_file_systems_are_for_their_parts() -> None:
     members = MODULES["filesystem"].members
     assert members["filesystem", "ext4dist"] == "ext4"
+    parts = {part for names in members.values() for part in names.split()}
+    assert parts == {hook.part for hook in find("filesystem").hooks}
+
+
+def test_nfs_is_switched_off_whatever_its_version(tmp_path: Path) -> None:
+    assert without(tmp_path, "filesystem", "[filesystem]\nnfsdist = no\n") == {"nfs", "nfs4"}
 
 
 def test_a_hook_is_switched_off_by_its_name_or_with_its_part() -> None:

@@ -1,0 +1,50 @@
+"""hardirq: names of rows."""
+
+import re
+
+import numpy as np
+import pytest
+
+from supervisor.kernel.loader import expand
+from tests.harness import ROOT
+from workers.hardirq import INTERRUPTS, PROGRAM, VECTORS, device_name
+
+
+@pytest.mark.parametrize(
+    ("irq", "handlers", "name"),
+    [
+        (36, "virtio1-req.0", "36_virtio1-req.0"),
+        (9, "acpi", "9_acpi"),
+        (16, "ehci_hcd:usb1,ahci[0000:00:1f.2]", "16_ahci[0000:00:1f.2]"),
+        (24, "PCIe PME,pciehp", "24_pciehp"),
+        (24, "PCIe PME", "24_PME"),
+        (120, "a-very-long-name-of-a-queue-of-a-device", "120_a-very-long-name-of-a-queue"),
+    ],
+)
+def test_a_device_is_called_by_number_and_last_word_of_its_line(irq: int, handlers: str, name: str) -> None:
+    assert device_name(irq, handlers) == name
+    assert len(name) <= 31
+
+
+def test_rows_are_as_many_as_the_source_has() -> None:
+    source = expand(ROOT / "kernel_progs" / PROGRAM.source)
+    for name, count in (("VECTORS", len(VECTORS)), ("INTERRUPTS", INTERRUPTS)):
+        assert re.search(rf"#define {name} {count}\n", source)
+    assert len(VECTORS) + INTERRUPTS == PROGRAM.rows
+
+
+class Held:
+    """A map with one large element."""
+
+    def __init__(self, words: int) -> None:
+        self._words = np.zeros((1, words), np.uint64)
+
+    def words(self) -> object:
+        return self._words
+
+
+def test_vectors_that_cannot_be_seen_have_no_name_and_devices_only_once_they_have_interrupted() -> None:
+    maps = {"spent": Held(len(VECTORS) + INTERRUPTS + 1)}
+    assert PROGRAM.names
+    names = PROGRAM.names(maps, frozenset({"device", "local_timer"}))  # type: ignore[arg-type]
+    assert names == {8: "local_timer"}
