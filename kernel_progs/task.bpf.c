@@ -4,6 +4,9 @@
 // committed: user space publishes in words[SETTLED_NS] the moment up to which that is so, and a slot
 // whose owner was freed later than that stays at rest. While nobody publishes, nothing is given again.
 //
+// The slot that came back last is given first, so that the slots in use stay close together at the beginning
+// of the tables, and `used_pages` says how far that reaches: user space reads no further.
+//
 // Processes that were there before the hooks are planted by the loader (supervisor/kernel/identities.py): it
 // writes an order into `order` and takes its own name once more, which comes to the hook of renames. So the
 // identities have one writer, the kernel, and what the order finds there is looked at where it changes.
@@ -17,8 +20,11 @@
 // program, an RCU callback on another CPU) may come in this long after freed_ns.
 #define REST_NS 20000000ULL
 
-// How many unusable entries of the queue one birth may pass over.
+// How many unusable free slots one birth may pass over.
 #define TRIES 4
+
+// How many slots a birth looks at that may have rested enough: more than births use up.
+#define WAKE_UPS 2
 
 // Written by user space only. LOADER: the loader's thread id while its orders are to be followed, else 0.
 enum word { SETTLED_NS, LOADER, WORDS };
@@ -28,7 +34,17 @@ BPF_F_TABLE("array", u32, u64, words, WORDS, MAP_FLAGS);
 enum tally { BIRTHS_WITHOUT_SLOT, TALLIES };
 BPF_F_TABLE("array", u32, u64, tallies, TALLIES, MAP_FLAGS);
 
-BPF_QUEUE(free_slots, u32, SLOTS);
+// Slots that can be given, and those that are at rest, in the order in which they came back.
+BPF_STACK(free_slots, u32, SLOTS);
+BPF_QUEUE(resting_slots, u32, SLOTS);
+
+// Which pages of `task` and of every program's rows have ever had an owner: only set, never cleared. Page 0 has
+// slot 0, which always counts.
+struct used_pages {
+    u64 page[SLOTS / ROWS_PER_PAGE];
+};
+
+BPF_F_TABLE("array", u32, struct used_pages, used_pages, 1, MAP_FLAGS);
 
 // PLANT: `pid` gets the slot, unless the hook of forks has given it one. MAP: the thread `pid` of
 // the process `ppid` is counted in that one's slot. EXITED, GONE, CGROUP: what was missed between /proc and
@@ -71,22 +87,55 @@ static __always_inline u64 word(u32 index)
     return value ? *value : 0;
 }
 
+static __always_inline void mark_used(u32 slot)
+{
+    u32 only = 0, number = slot / ROWS_PER_PAGE;
+    struct used_pages *used = used_pages.lookup(&only);
+    if (used && number < SLOTS / ROWS_PER_PAGE)
+        used->page[number] = 1;
+}
+
+static __always_inline int has_rested(struct task *old, u64 settled)
+{
+    return !old->freed_ns || old->freed_ns + REST_NS < settled;
+}
+
+static __always_inline void wake_up(u64 settled)
+{
+    u32 slot;
+#pragma unroll
+    for (int looks = 0; looks < WAKE_UPS; looks++) {
+        if (resting_slots.peek(&slot))
+            return;
+        struct task *first = task_of(slot);
+        if (first && first->state != TASK_LIVE && !has_rested(first, settled))
+            return;
+        // Another CPU can have taken it meanwhile, so this may be the one behind it: take_slot looks again.
+        if (resting_slots.pop(&slot))
+            return;
+        free_slots.push(&slot, 0);
+    }
+}
+
 static __always_inline u32 take_slot(void)
 {
     u64 settled = word(SETTLED_NS);
     u32 slot;
+    wake_up(settled);
 #pragma unroll
     for (int tries = 0; tries < TRIES; tries++) {
         if (free_slots.pop(&slot))
             return 0;
         struct task *old = task_of(slot);
-        // Two CPUs can free one slot at once, so that it stands in the queue twice: an entry
-        // whose slot has an owner is void.
+        // Two CPUs can free one slot at once, so that it stands there twice: an entry whose slot has an owner
+        // is void.
         if (!old || old->state & TASK_LIVE)
             continue;
-        if (!old->freed_ns || old->freed_ns + REST_NS < settled)
+        if (has_rested(old, settled)) {
+            mark_used(slot);
             return slot;
-        free_slots.push(&slot, 0);
+        }
+        resting_slots.push(&slot, 0);
     }
     return 0;
 }
@@ -95,7 +144,7 @@ static __always_inline void give_back(u32 slot, struct task *owner)
 {
     owner->freed_ns = bpf_ktime_get_ns();
     owner->state &= ~TASK_LIVE;
-    free_slots.push(&slot, 0);
+    resting_slots.push(&slot, 0);
 }
 
 static __always_inline void move(struct task *self, u64 cgroup_id)
@@ -198,6 +247,7 @@ static __always_inline void plant(struct order *given)
     self->cgroup_id = given->cgroup_id;
     __builtin_memcpy(self->comm, given->comm, COMM_BYTES);
     self->state = given->is_thread ? TASK_LIVE | TASK_THREAD : TASK_LIVE;
+    mark_used(given->slot);
     set_slot(given->pid, given->slot);
 }
 

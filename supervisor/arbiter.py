@@ -23,6 +23,7 @@ from supervisor.aggregator.stream import DISABLE
 from supervisor.commands import Commands
 from supervisor.config.model import Config
 from supervisor.kernel import cgroup_hierarchy, identities, loader, reading
+from supervisor.kernel.maps import USED_PAGES
 from supervisor.kernel.plans import Preference
 from supervisor.loop import Loop
 from supervisor.pipeline import ledger, table
@@ -233,7 +234,7 @@ class Arbiter:
                 for u in self.units
             ),
             self._groups,
-            {name: core[name] for name in ("task", "words")} if core else {},
+            {name: core[name] for name in ("task", "words", USED_PAGES)} if core else {},
             self._board_fd,
             self._identities_fd,
             self._cgroups_fd,

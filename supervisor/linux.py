@@ -17,7 +17,9 @@ CLONE_NEWNS: Final = 0x00020000
 MS_NOSUID: Final = 2
 MS_NODEV: Final = 4
 MS_NOEXEC: Final = 8
+MS_BIND: Final = 1 << 12
 MS_PRIVATE: Final = 1 << 18
+MNT_DETACH: Final = 2
 
 PR_SET_PDEATHSIG: Final = 1
 PR_SET_KEEPCAPS: Final = 8
@@ -64,6 +66,11 @@ def mount(source: str, target: str, kind: str | None, flags: int) -> None:
         _libc.mount(source.encode(), target.encode(), encoded, ctypes.c_ulong(flags), None),
         f"mount {target}",
     )
+
+
+def unmount(target: str, flags: int) -> None:
+    """umount2(2)."""
+    _check(_libc.umount2(target.encode(), flags), f"unmount {target}")
 
 
 def prctl(option: int, value: int = 0) -> int:

@@ -445,7 +445,8 @@ class ProgramUnit(LoadingUnit):
     def _worker_maps(self) -> dict[str, KernelMap]:
         own = self.loaded.maps if self.loaded else {}
         core = self._core.loaded.maps if self._core.loaded else {}
-        return {name: own.get(name) or core[name] for name in self.program.maps}
+        names = self.program.maps + ((maps.USED_PAGES,) if self.program.kind == "slot" else ())
+        return {name: own.get(name) or core[name] for name in names}
 
     def running_description(self) -> str:
         plans = dict.fromkeys(hook.plan for hook in self.hooks if hook.attached)

@@ -112,6 +112,10 @@ class Stream:
             raise BadStream(repr(line))
 
 
+# What is to be noted of a run before it ends (tests/kernel/coverage.py).
+before_end: "list[Callable[[Run], None]]" = []
+
+
 class Run:
     """One supervisor under test; made by `supervisor()`."""
 
@@ -290,6 +294,8 @@ def supervisor(
                 wait_for("the first frame", lambda: run.frames() > 0 or process.poll() is not None, 20)
                 assert process.poll() is None, run.stderr()
             yield run
+            for look in before_end if process.poll() is None else ():
+                look(run)
         except BaseException:
             print(run.stderr(), file=sys.stderr)
             raise

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from supervisor.kernel.maps import KernelMap, Maps, U64Array
+from supervisor.kernel.maps import KernelMap, Maps, U64Array, used_pages
 from supervisor.pipeline import ledger, sample, table
 from supervisor.pipeline.channel import Sender
 from supervisor.stop import StopFlag
@@ -77,6 +77,7 @@ class _Worker:
         self._program = assignment.program
         self._table = table.Writer(assignment.table_fd, assignment.table_shape)
         self._baseline = ledger.Baseline(assignment.ledger_fd, assignment.ledger_shape)
+        self._columns = tuple(sorted(assignment.columns))
         self._sender = Sender(assignment.samples_path)
 
     def sample(self) -> None:
@@ -95,10 +96,7 @@ class _Worker:
             tick=sampled_ns // (given.update_every_s * 1_000_000_000),
             sampled_ns=sampled_ns,
             rows=len(numbers),
-            host=tuple(
-                int(live[:, column].sum(dtype=np.uint64)) if column in given.columns else None
-                for column in range(live.shape[1])
-            ),
+            columns=self._columns,
             gauges=program.gauges(given.maps) if program.gauges else {},
             names=program.names(given.maps, given.hooks) if program.names else {},
             losses=program.losses(given.maps) if program.losses else 0,
@@ -110,12 +108,13 @@ class _Worker:
         return read(self._given.maps)
 
     def _read_rows(self, maps: Maps) -> U64Array:
-        """The first columns of the map `rows`, a slot's shards added up."""
-        rows, shards = self._given.table_shape.rows, self._given.shards
-        words = maps["rows"].words()[:, : len(self._program.columns)]
+        """The first columns of the map `rows`, a slot's shards added up; slots never given are left out."""
+        shards = self._given.shards
+        pages = used_pages(maps) * shards if self._program.kind == "slot" else 0
+        words = maps["rows"].words(pages)[:, : len(self._program.columns)]
         if shards > 1:
             words = words.reshape(-1, shards, words.shape[1]).sum(axis=1, dtype=np.uint64)
-        return words[:rows]
+        return words[: self._given.table_shape.rows]
 
     def close(self) -> None:
         self._sender.close()

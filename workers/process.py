@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from supervisor.kernel.maps import TASK, TASK_LIVE, Maps
+from supervisor.kernel.maps import TASK, TASK_LIVE, Maps, used_pages
 from supervisor.kernel.plans import (
     Hook,
     Plan,
@@ -86,7 +86,7 @@ _FORK_FAILURE = (
 
 def _states(maps: Maps) -> Mapping[str, int]:
     """Processes that live, and those that have exited and are not yet released."""
-    task = maps["task"].records(TASK)
+    task = maps["task"].records(TASK, used_pages(maps))
     owned = task["state"][1:] == TASK_LIVE
     exited = owned & (task["exit_ns"][1:] != 0)
     zombies = int(np.count_nonzero(exited))

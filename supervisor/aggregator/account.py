@@ -19,6 +19,7 @@ HOST: Final = 0
 MAX_CGROUPS: Final = 1000
 
 IndexArray = npt.NDArray[np.int32]
+_NOWHERE: Final[IndexArray] = np.zeros(0, np.int32)
 
 
 def entities(program: Program, groups: int, cgroups: int) -> int:
@@ -109,13 +110,16 @@ class Account:
         self, numbers: table.U32Array, deltas: U64Array, groupings: Sequence[IndexArray]
     ) -> tuple[table.U32Array, U64Array]:
         """What the rows add to which entities: numbers, u64 [len(numbers), columns]."""
-        if self.program.kind != "slot":
+        if self.program.kind != "slot" or not len(numbers):
             return numbers, deltas
-        added = np.zeros((len(self.ledger.totals), deltas.shape[1]), np.uint64)
-        added[HOST] = deltas.sum(axis=0, dtype=np.uint64)
-        for entity_of_slot in groupings:
-            entity = entity_of_slot[numbers]
-            attributed = entity >= 0
-            np.add.at(added, entity[attributed], deltas[attributed])
-        changed = np.flatnonzero(added.any(axis=1)).astype(np.uint32)
-        return changed, added[changed]
+        entity = np.concatenate([_NOWHERE, *(entity_of_slot[numbers] for entity_of_slot in groupings)])
+        # Each row's place among the rows, once for each grouping, in the order of the entities.
+        order = np.argsort(entity, kind="stable")
+        order = order[np.searchsorted(entity[order], 0) :]
+        entity, places = entity[order], order % len(numbers)
+        first = np.flatnonzero(np.diff(entity, prepend=-1))
+        changed = np.concatenate(([HOST], entity[first])).astype(np.uint32)
+        host = deltas.sum(axis=0, dtype=np.uint64, keepdims=True)
+        if not len(first):
+            return changed, host
+        return changed, np.vstack([host, np.add.reduceat(deltas[places], first, axis=0)])

@@ -7,7 +7,7 @@ has gone is told to be obsolete, and comes back under the same name.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -24,6 +24,7 @@ from supervisor.aggregator.stream import (
     skeleton,
 )
 from supervisor.kernel.maps import U64Array
+from supervisor.pipeline.sample import Sample
 from workers.declaration import GROUP, Chart, Dimension, Naming, Ratio, Scope
 
 IndexArray = npt.NDArray[np.int_]
@@ -68,19 +69,57 @@ def shown(naming: Naming, modern: bool, agent: tuple[int, int]) -> bool:
     return naming == "both" or naming == ("modern" if modern else "classic")
 
 
+@dataclass(frozen=True)
+class _Sums:
+    """How values are had from totals, in the order in which they are sent.
+
+    entity: of each value. index: of each summand, in the totals laid out flat. starts: where each value's
+    summands begin. times, over: of each value. momentary: what is no total, which values of it, by name.
+    """
+
+    entity: IndexArray
+    index: IndexArray
+    starts: IndexArray
+    times: U64Array
+    over: U64Array
+    momentary: tuple[tuple[str, IndexArray], ...] = ()
+
+
+_NO_INDEX: Final[IndexArray] = np.zeros(0, np.int_)
+_NO_NUMBER: Final[U64Array] = np.zeros(0, np.uint64)
+_NO_SUMS: Final = _Sums(_NO_INDEX, _NO_INDEX, _NO_INDEX, _NO_NUMBER, _NO_NUMBER)
+
+
+def _joined(parts: Sequence[_Sums]) -> _Sums:
+    """All of them, one after the other."""
+    values = np.cumsum([0, *(len(part.entity) for part in parts)])
+    summands = np.cumsum([0, *(len(part.index) for part in parts)])
+    return _Sums(
+        np.concatenate([_NO_INDEX, *(part.entity for part in parts)]),
+        np.concatenate([_NO_INDEX, *(part.index for part in parts)]),
+        np.concatenate([_NO_INDEX, *(p.starts + at for p, at in zip(parts, summands[:-1], strict=True))]),
+        np.concatenate([_NO_NUMBER, *(part.times for part in parts)]),
+        np.concatenate([_NO_NUMBER, *(part.over for part in parts)]),
+        tuple(
+            (name, which + at)
+            for part, at in zip(parts, values[:-1], strict=True)
+            for name, which in part.momentary
+        ),
+    )
+
+
 @dataclass
 class _Shown:
     """What one declared chart comes to now: its lines and where their values are had.
 
-    entities: one for each value. known: the agent has been told of the lines. gone: those that it had.
+    known: the agent has been told of the lines. gone: those that it had.
     """
 
     groups: Groups
     given: frozenset[str]
     lines: tuple[ChartLine, ...] = ()
-    entities: tuple[int, ...] = ()
-    dimensions: tuple[Dimension, ...] = ()
-    pieces: list[str] = field(default_factory=list)
+    sums: _Sums = _NO_SUMS
+    skeleton: str = ""
     known: bool = False
     gone: tuple[ChartLine, ...] = ()
 
@@ -97,9 +136,13 @@ class ChartWriter:
         self._modern = modern
         self._charts = charts
         self._shown: list[_Shown] = [_Shown((), frozenset()) for _ in charts]
+        self._sums = _NO_SUMS  # of all charts, so that one pass over the totals serves them
+        self._entities = _NO_INDEX  # that have a part in any chart
         self._device_names: Mapping[int, str] = {}
         self._devices: Groups = ()
         self._steps: dict[str, int] = {}
+        self._given_by: tuple[tuple[int, ...], tuple[str, ...]] = ((), ())
+        self._given_names: frozenset[str] = frozenset()
         # What ratios are of: the totals of the last frame.
         self._before: U64Array = account.ledger.totals[: None if self._program.ratios else 0].copy()
 
@@ -111,14 +154,12 @@ class ChartWriter:
         if latest.names != self._device_names:
             self._device_names = latest.names
             self._devices = devices(latest.names, len(self._account.ledger.totals))
-        given = self._given()
-        for number, chart in enumerate(self._charts):
-            self._write(frame, number, self._groups_of(chart, groups), given)
+        given = self._given(latest)
+        self._write(frame, [self._groups_of(chart, groups) for chart in self._charts], given)
 
     def withdraw(self, frame: Frame) -> None:
         """Tells that all of it is gone: the program has been stopped."""
-        for number in range(len(self._charts)):
-            self._write(frame, number, (), frozenset())
+        self._write(frame, [()] * len(self._charts), frozenset())
 
     @property
     def visible(self) -> bool:
@@ -130,7 +171,7 @@ class ChartWriter:
         announced = self._account.ledger.announced
         for shown in self._shown:
             shown.known, shown.gone = True, ()
-            announced[[group.entity for group in shown.groups]] = 1
+        announced[self._entities] = 1
         if self._program.kind != "device":
             announced[HOST] = 1
         if self._program.ratios:
@@ -151,21 +192,28 @@ class ChartWriter:
             return tuple(group for group in self._devices if group.name == chart.device)
         return self._devices
 
-    def _write(self, frame: Frame, number: int, groups: Groups, given: frozenset[str]) -> None:
-        shown = self._shown[number]
-        if shown.given != given or shown.groups != groups:
-            shown = self._shown[number] = self._prepare(self._charts[number], groups, given, shown)
-        if not shown.known:
-            before = {line.full_id: line for line in shown.gone}
-            here = {line.full_id for line in shown.lines}
-            for line in shown.gone:
-                if line.full_id not in here:
-                    frame.withdraw(line)
-            for line in shown.lines:
-                former = before.get(line.full_id)
-                if line != former:
-                    frame.define(line, _gone(former, line) if former else ())
-        frame.set(shown.pieces, self._values(shown))
+    def _write(self, frame: Frame, groups: Sequence[Groups], given: frozenset[str]) -> None:
+        self._renew(groups, given)
+        values = self._values()
+        begin = 0
+        for shown in self._shown:
+            if not shown.known:
+                _tell_change(frame, shown)
+            end = begin + len(shown.sums.entity)
+            frame.set(shown.skeleton, values[begin:end])
+            begin = end
+
+    def _renew(self, groups: Sequence[Groups], given: frozenset[str]) -> None:
+        """Prepares those charts anew whose groups or dimensions are others now."""
+        changed = False
+        for number, (shown, now) in enumerate(zip(self._shown, groups, strict=True)):
+            if shown.given is not given or (shown.groups is not now and shown.groups != now):
+                self._shown[number] = self._prepare(self._charts[number], now, given, shown)
+                changed = True
+        if changed:
+            self._sums = _joined([shown.sums for shown in self._shown])
+            entities = {group.entity for shown in self._shown for group in shown.groups}
+            self._entities = np.array(sorted(entities), np.int_)
 
     def _prepare(self, chart: Chart, groups: Groups, given: frozenset[str], before: _Shown) -> _Shown:
         dimensions = [d for d in chart.dimensions if given.issuperset(d.sources)]
@@ -177,10 +225,31 @@ class ChartWriter:
             made.lines = tuple(self._line(chart, group, [(group, d) for d in dimensions]) for group in groups)
         else:
             made.lines = (self._line(chart, None, [(group, d) for group in groups for d in dimensions]),)
-        made.entities = tuple(group.entity for group in groups for _ in dimensions)
-        made.dimensions = tuple(dimensions) * len(groups)
-        made.pieces = skeleton(made.lines)
+        made.sums = self._sums_of(groups, dimensions)
+        made.skeleton = skeleton(made.lines)
         return made
+
+    def _sums_of(self, groups: Groups, dimensions: Sequence[Dimension]) -> _Sums:
+        """Group by group, of each its dimensions."""
+        program, columns = self._program, self._account.ledger.totals.shape[1]
+        entities = np.array([group.entity for group in groups], np.int_)
+        # What is no total takes a summand's place, and is put in afterwards.
+        places = [[program.totals.get(source, 0) for source in d.sources] for d in dimensions]
+        flat = np.array([place for of_one in places for place in of_one], np.int_)
+        begin = np.cumsum([0, *map(len, places)])[:-1]
+        groups_at = np.arange(len(groups))[:, np.newaxis]
+        return _Sums(
+            np.repeat(entities, len(dimensions)),
+            (entities[:, np.newaxis] * columns + flat).reshape(-1),
+            (groups_at * len(flat) + begin).reshape(-1),
+            np.tile(np.array([d.times for d in dimensions], np.uint64), len(groups)),
+            np.tile(np.array([d.over for d in dimensions], np.uint64), len(groups)),
+            tuple(
+                (d.sources[0], groups_at.reshape(-1) * len(dimensions) + number)
+                for number, d in enumerate(dimensions)
+                if not program.running(d)
+            ),
+        )
 
     def _line(
         self, chart: Chart, group: Group | None, dimensions: Sequence[tuple[Group, Dimension]]
@@ -216,24 +285,18 @@ class ChartWriter:
     def _step(self, identity: str) -> int:
         return self._steps.setdefault(identity, len(self._steps))
 
-    def _values(self, shown: _Shown) -> list[int]:
-        if not shown.dimensions:
+    def _values(self) -> list[int]:
+        """Of all charts, in the order in which they are sent."""
+        sums = self._sums
+        if not len(sums.entity):
             return []
-        width = len(shown.dimensions) // len(shown.groups)
-        entities = np.array([group.entity for group in shown.groups])
-        columns = [self._column(entities, dimension) for dimension in shown.dimensions[:width]]
-        values: list[int] = np.stack(columns, axis=1).reshape(-1).tolist()
-        return values
-
-    def _column(self, entities: IndexArray, dimension: Dimension) -> U64Array:
-        """One dimension's value of each entity: u64 [len(entities)]."""
-        if not self._program.running(dimension):
-            return self._momentary(entities, dimension.sources[0])
-        places = [self._program.totals[source] for source in dimension.sources]
-        totals = self._account.ledger.totals[entities][:, places].sum(axis=1, dtype=np.uint64)
-        values: U64Array = totals * np.uint64(dimension.times) // np.uint64(dimension.over)
-        values[self._appear(entities)] = 0
-        return values
+        summands = self._account.ledger.totals.reshape(-1)[sums.index]
+        values: U64Array = np.add.reduceat(summands, sums.starts) * sums.times // sums.over
+        values[self._appear(sums.entity)] = 0
+        for name, which in sums.momentary:
+            values[which] = self._momentary(sums.entity[which], name)
+        numbers: list[int] = values.tolist()
+        return numbers
 
     def _appear(self, entities: IndexArray) -> npt.NDArray[np.bool_]:
         """Which of them have not stood in a frame while others have, or are devices that have not: they had
@@ -258,25 +321,37 @@ class ChartWriter:
 
         return percent(of(ratio.part), of(ratio.less), of(ratio.whole), ratio)
 
-    def _given(self) -> frozenset[str]:
-        """Names of all that this kernel, in this mode, gives."""
-        latest = self._account.latest
-        if latest is None:
-            return frozenset()
-        columns = {
-            column.name
-            for column, total in zip(self._program.columns, latest.host, strict=True)
-            if total is not None
-        }
+    def _given(self, latest: Sample) -> frozenset[str]:
+        """Names of all that this kernel gives in this mode; the same object as long as nothing changes."""
+        by = (latest.columns, tuple(latest.gauges))
+        if by != self._given_by:
+            self._given_by, self._given_names = by, self._names_given(*by)
+        return self._given_names
+
+    def _names_given(self, numbers: Sequence[int], gauges: Sequence[str]) -> frozenset[str]:
+        columns = {self._program.columns[number].name for number in numbers}
         work = self._program.derived.names if self._program.derived else {}
         derived = {name for name, needed in work.items() if columns.issuperset(needed)}
-        there = columns | derived | set(latest.gauges)
+        there = {*columns, *derived, *gauges}
         ratios = {
             name
             for name, ratio in self._program.ratios.items()
             if there.issuperset((*ratio.part, *ratio.less, *ratio.whole))
         }
         return frozenset(there | ratios)
+
+
+def _tell_change(frame: Frame, shown: _Shown) -> None:
+    """Withdraws what has gone, and defines what is new or has other lines."""
+    before = {line.full_id: line for line in shown.gone}
+    here = {line.full_id for line in shown.lines}
+    for line in shown.gone:
+        if line.full_id not in here:
+            frame.withdraw(line)
+    for line in shown.lines:
+        former = before.get(line.full_id)
+        if line != former:
+            frame.define(line, _gone(former, line) if former else ())
 
 
 def percent(part: U64Array, less: U64Array, whole: U64Array, ratio: Ratio) -> U64Array:

@@ -51,23 +51,35 @@ class CgroupCharts:
         self._cgroups = cgroups
         self._first = first_entity
         self._live: list[Cgroup] = []
+        self._slots: npt.NDArray[np.intp] = np.zeros(0, np.intp)
+        self._id_of: npt.NDArray[np.uint64] = np.zeros(0, np.uint64)
+        self._ids: list[int] = []
+        self._place: npt.NDArray[np.intp] = np.zeros(0, np.intp)
         self.entity_of_slot: npt.NDArray[np.int32] = np.full(slots, -1, np.int32)
         self.services: Groups = ()
         self.containers: Groups = ()
 
     def update(self, id_of_slot: npt.NDArray[np.uint64], owned: npt.NDArray[np.bool_]) -> None:
         """id_of_slot: u64 [slots], the kernel's id of the cgroup that each slot's owner is in."""
-        slots = np.flatnonzero(owned)
-        ids, place = np.unique(id_of_slot[slots], return_inverse=True)
-        self._cgroups.refresh(ids.tolist())
-        found = [self._cgroups.entity_of.get(identity, NO_ENTITY) for identity in ids.tolist()]
+        self._look(np.flatnonzero(owned), id_of_slot)
+        self._cgroups.refresh(self._ids)
+        found = [self._cgroups.entity_of.get(identity, NO_ENTITY) for identity in self._ids]
         entities = np.array([e + self._first if e != NO_ENTITY else -1 for e in found], np.int32)
-        self.entity_of_slot[slots] = entities[place]
+        self.entity_of_slot[self._slots] = entities[self._place]
         live = self._cgroups.live()
         if live != self._live:
             self._live = live
             self.services = self._groups(Kind.SERVICE, "systemd_")
             self.containers = self._groups(Kind.CONTAINER, "cgroup_")
+
+    def _look(self, slots: npt.NDArray[np.intp], id_of_slot: npt.NDArray[np.uint64]) -> None:
+        """Which ids there are and which of them each slot has; sorted anew only when something changed."""
+        id_of = id_of_slot[slots]
+        if np.array_equal(slots, self._slots) and np.array_equal(id_of, self._id_of):
+            return
+        self._slots, self._id_of = slots, id_of
+        ids, self._place = np.unique(id_of, return_inverse=True)
+        self._ids = ids.tolist()
 
     def gone(self) -> list[int]:
         """Entities whose charts are obsolete with the next frame; their totals can be cleared after it."""

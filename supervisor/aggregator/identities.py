@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from supervisor.aggregator.apps_groups import AppsGroups
 from supervisor.aggregator.process_tree import ProcessTree
-from supervisor.kernel.maps import TASK, TASK_LIVE, KernelMap
+from supervisor.kernel.maps import TASK, TASK_LIVE, Maps, used_pages
 from supervisor.pipeline import memory
 
 NO_GROUP: Final = -1
@@ -42,11 +42,11 @@ class Identities:
     processes: int [groups], how many each group has now, those included that have just ended.
     """
 
-    def __init__(self, task: KernelMap, groups: AppsGroups, memory_fd: int) -> None:
-        slots = task.info.rows
+    def __init__(self, maps: Maps, groups: AppsGroups, memory_fd: int) -> None:
+        slots = maps["task"].info.rows
         self.slots = slots
         self.births = self.ends = 0
-        self._map = task
+        self._maps = maps
         self._tree = ProcessTree(groups, read_command_line)
         self._start_ns = np.zeros(slots, np.uint64)
         self._renames = np.zeros(slots, np.uint32)
@@ -65,23 +65,27 @@ class Identities:
         settled_ns: what the kernel has last been told (`words[SETTLED_NS]`): owners that were freed
         before it will not be counted any more, and are forgotten.
         """
-        task = self._map.records(TASK)
+        task = self._maps["task"].records(TASK, used_pages(self._maps))
+        used = slice(len(task))  # the rest has never had an owner
         start_ns, state, freed_ns = task["start_ns"].copy(), task["state"].copy(), task["freed_ns"].copy()
-        self.cgroup_of_slot = task["cgroup_id"].copy()
-        self._forget((freed_ns != 0) & (freed_ns < settled_ns) & (start_ns == self._start_ns))
+        self.cgroup_of_slot[used] = task["cgroup_id"]
+        freed = freed_ns != 0
+        same = start_ns == self._start_ns[used]
+        self._forget(np.flatnonzero(freed & (freed_ns < settled_ns) & same & self.owned[used]).tolist())
         # The kernel sets the state last, so a row with it, or one that has been freed, is complete.
-        complete = ((state & TASK_LIVE) != 0) | (freed_ns != 0)
-        born = np.flatnonzero((start_ns != self._start_ns) & complete)
+        complete = ((state & TASK_LIVE) != 0) | freed
+        born = np.flatnonzero(~same & complete)
         for slot in born[np.argsort(start_ns[born], kind="stable")].tolist():
             self._take_in(slot, task[slot])
         renames = task["renames"].copy()
-        for slot in np.flatnonzero((renames != self._renames) & self.owned).tolist():
+        for slot in np.flatnonzero((renames != self._renames[used]) & self.owned[used]).tolist():
             self._tree.renamed(slot, _comm(task[slot]))
-        self._renames = renames
+        self._renames[used] = renames
         for slot, group in self._tree.regrouped():
             self.group_of_slot[slot] = group
             self._known_start_ns[slot] = self._start_ns[slot]
-        self.processes = np.bincount(self.group_of_slot[self.owned], minlength=len(self.processes))
+        groups = self.group_of_slot[used][self.owned[used]]
+        self.processes = np.bincount(groups, minlength=len(self.processes))
 
     def _take_in(self, slot: int, row: Any) -> None:
         known = self._known_start_ns[slot] == row["start_ns"]
@@ -93,8 +97,8 @@ class Identities:
         self.owned[slot] = True
         self.births += not known
 
-    def _forget(self, gone: npt.NDArray[np.bool_]) -> None:
-        for slot in np.flatnonzero(gone & self.owned).tolist():
+    def _forget(self, gone: list[int]) -> None:
+        for slot in gone:
             self._tree.ended(slot)
             self.owned[slot] = False
             self.ends += 1

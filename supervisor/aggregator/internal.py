@@ -151,17 +151,17 @@ class InternalCharts:
         self._programs = programs
         self._board = board
         self._lines: tuple[ChartLine, ...] = ()
-        self._pieces: list[str] = []
+        self._skeleton = ""
         self._known = False
 
     def write(self, frame: Frame, facts: Facts) -> None:
         sets = [self._values(chart, facts) for chart in CHARTS]
         if not self._known:
             self._lines = tuple(self._line(c, tuple(s)) for c, s in zip(CHARTS, sets, strict=True))
-            self._pieces = skeleton(self._lines)
+            self._skeleton = skeleton(self._lines)
             for line in self._lines:
                 frame.define(line)
-        frame.set(self._pieces, [value for values in sets for value in values.values()])
+        frame.set(self._skeleton, [value for values in sets for value in values.values()])
 
     def sent(self) -> None:
         self._known = True

@@ -60,9 +60,10 @@ class Duty:
 class Assignment:
     """What the aggregator is given.
 
-    identity_maps: `task` and `words`, empty when nothing is counted by process. cgroups_folder: where cgroups
-    are mounted. modern: the naming of charts. agent: the agent's version. internal_charts: whether charts of
-    the plugin itself are wanted. last_frame: number of the frame to stop after, 0 = go on.
+    identity_maps: those of the core program that are read here, empty when nothing is counted by process.
+    cgroups_folder: where cgroups are mounted. modern: the naming of charts. agent: the agent's version.
+    internal_charts: whether charts of the plugin itself are wanted. last_frame: number of the frame to stop
+    after, 0 = go on.
     """
 
     duties: tuple[Duty, ...]
@@ -138,7 +139,7 @@ class _Aggregator:
         self._words: Words | None = None
         self._settled_ns = 0
         if given.identity_maps:
-            self._identities = Identities(given.identity_maps["task"], given.groups, given.identities_fd)
+            self._identities = Identities(given.identity_maps, given.groups, given.identities_fd)
             if given.cgroups_folder and any(duty.cgroups for duty in given.duties):
                 self._cgroups = CgroupCharts(
                     Cgroups(given.cgroups_folder, given.cgroups_fd),
@@ -226,7 +227,7 @@ class _Aggregator:
             try:
                 sample = unpack(message)
                 account = self._by_name.get(sample.program)
-                if account is None or len(sample.host) != len(account.program.columns):
+                if account is None or max(sample.columns, default=0) >= len(account.program.columns):
                     raise BadSample(f"a sample of no program that runs here: {sample.program[:40]!r}")
             except BadSample as error:
                 self._tell_dropped(error)

@@ -80,24 +80,20 @@ def _dimension(dimension: DimensionLine, option: str) -> str:
     )
 
 
-def skeleton(charts: Iterable[ChartLine]) -> list[str]:
-    """The text of one collection of these charts, cut where each value belongs: one piece before every
-    value, in the order of charts and dimensions, and the end behind the last."""
-    pieces = []
-    before = ""
+def skeleton(charts: Iterable[ChartLine]) -> str:
+    """The text of one collection of these charts with %d where each value belongs, in the order of charts and
+    dimensions."""
+    lines = []
     for chart in charts:
-        before += f"BEGIN {chart.full_id}\n"
-        for dimension in chart.dimensions:
-            pieces.append(f"{before}SET {_word(dimension.id)} = ")
-            before = "\n"
-        before += "END\n"
-    return [*pieces, before]
+        lines.append(f"BEGIN {chart.full_id}\n".replace("%", "%%"))
+        lines += ["SET {} = %d\n".format(_word(d.id).replace("%", "%%")) for d in chart.dimensions]
+        lines.append("END\n")
+    return "".join(lines)
 
 
-def collection(pieces: list[str], values: Sequence[int]) -> bytes:
+def collection(skeleton: str, values: Iterable[int]) -> bytes:
     """`skeleton` filled in. The agent reads int64: larger values are cut."""
-    filled = [f"{piece}{value & _INT64_MASK}" for piece, value in zip(pieces, values, strict=False)]
-    return ("".join(filled) + pieces[-1]).encode()
+    return (skeleton % tuple([value & _INT64_MASK for value in values])).encode()
 
 
 def clean_id(text: str) -> str:
@@ -162,6 +158,6 @@ class Frame:
     def withdraw(self, chart: ChartLine) -> None:
         self.blocks.append(withdrawal(chart))
 
-    def set(self, pieces: list[str], values: Sequence[int]) -> None:
+    def set(self, skeleton: str, values: Sequence[int]) -> None:
         if values:
-            self.blocks.append(collection(pieces, values))
+            self.blocks.append(collection(skeleton, values))

@@ -84,6 +84,27 @@ def number_of(name: str, member: str, folder: Path = FOLDER) -> int | None:
     the value of an enumeration's member; or, for the member `arguments` of a function, how many it takes:
     where fexit finds its result; the same of a raw tracepoint. None where the folder's vmlinux or
     libbpf does not tell."""
+    types = _types(folder)
+    if types is None:
+        return None
+    if member == "arguments":
+        function = types.find(name, _KIND_FUNCTION)
+        if function > 0:
+            return types.arguments_of(function)
+        tracepoint = types.find(f"btf_trace_{name}", _KIND_TYPEDEF)
+        return types.arguments_of_tracepoint(tracepoint) if tracepoint > 0 else None
+    structure = types.find(name, _KIND_STRUCT)
+    bits = types.bits_to(structure, member.encode()) if structure > 0 else None
+    if bits is not None:
+        return bits // 8
+    enumeration = types.find(name, _KIND_ENUM)
+    return types.value_of(enumeration, member.encode()) if enumeration > 0 else None
+
+
+@functools.cache
+def _types(folder: Path) -> "_Types | None":
+    """Of the folder's vmlinux. Reading them takes 10 ms, so it is done once, and they are kept: a loader asks
+    for a dozen numbers and ends."""
     try:
         lib = _libbpf()
     except (OSError, AttributeError):
@@ -91,22 +112,7 @@ def number_of(name: str, member: str, folder: Path = FOLDER) -> int | None:
     kernel = lib.btf__parse(bytes(folder / "vmlinux"), None)
     if not kernel or lib.libbpf_get_error(kernel):
         return None
-    try:
-        types = _Types(lib, kernel)
-        if member == "arguments":
-            function = lib.btf__find_by_name_kind(kernel, name.encode(), _KIND_FUNCTION)
-            if function > 0:
-                return types.arguments_of(function)
-            tracepoint = lib.btf__find_by_name_kind(kernel, f"btf_trace_{name}".encode(), _KIND_TYPEDEF)
-            return types.arguments_of_tracepoint(tracepoint) if tracepoint > 0 else None
-        structure = lib.btf__find_by_name_kind(kernel, name.encode(), _KIND_STRUCT)
-        bits = types.bits_to(structure, member.encode()) if structure > 0 else None
-        if bits is not None:
-            return bits // 8
-        enumeration = lib.btf__find_by_name_kind(kernel, name.encode(), _KIND_ENUM)
-        return types.value_of(enumeration, member.encode()) if enumeration > 0 else None
-    finally:
-        lib.btf__free(kernel)
+    return _Types(lib, kernel)
 
 
 def _libbpf() -> Any:
@@ -119,7 +125,6 @@ def _libbpf() -> Any:
     lib.btf__find_by_name_kind.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_uint32]
     lib.btf__type_by_id.argtypes = lib.btf__name_by_offset.argtypes = [ctypes.c_void_p, ctypes.c_uint32]
     lib.btf__name_by_offset.restype = ctypes.c_char_p
-    lib.btf__free.argtypes = [ctypes.c_void_p]
     return lib
 
 
@@ -129,6 +134,10 @@ class _Types:
     def __init__(self, lib: Any, kernel: int) -> None:
         self._lib = lib
         self._kernel = kernel
+
+    def find(self, name: str, kind: int) -> int:
+        """The type's number, negative when there is none."""
+        return int(self._lib.btf__find_by_name_kind(self._kernel, name.encode(), kind))
 
     def bits_to(self, number: int, field: bytes) -> int | None:
         head, members = self._read(number, _Member)

@@ -182,9 +182,10 @@ def _tasks() -> int:
 
 
 class Seeding:
-    """Fills the queue of free slots before the hooks are attached, and has the processes planted afterwards.
+    """Fills the stack of free slots before the hooks are attached, and has the processes planted afterwards.
 
-    Low slots are kept out of the queue for the processes that are there; those left over follow.
+    The lowest slots are kept out of it for the processes that are there; those left over follow. The last one
+    pushed is the first one given: lower ones come after higher ones.
     """
 
     def __init__(self, slots: int, hierarchy: Hierarchy | None, *, thread_slots: bool) -> None:
@@ -195,7 +196,7 @@ class Seeding:
         self._reserved = min(slots // 2, there + 256)
 
     def prepare(self, tables: Tables) -> None:
-        for slot in range(self._reserved, self._slots):
+        for slot in reversed(range(self._reserved, self._slots)):
             tables.push("free_slots", slot)
 
     def finish(self, tables: Tables) -> None:
@@ -213,7 +214,7 @@ class Seeding:
             planter.find_cgroups()
         finally:
             tables.set("words", _LOADER, 0)
-        for slot in free:
+        for slot in reversed(free):
             tables.push("free_slots", slot)
 
 

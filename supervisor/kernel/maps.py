@@ -73,32 +73,34 @@ class KernelMap:
         """Whether it is read by mapping it."""
         return bool(self.info.flags & linux.BPF_F_MMAPABLE)
 
-    def view(self) -> npt.NDArray[np.uint8]:
-        """Bytes [entries, stride]: of the live map, so that what the kernel writes is seen at once, or copied
-        from it now.
+    def view(self, entries: int = 0) -> npt.NDArray[np.uint8]:
+        """Bytes [entries, stride] of the first entries, 0 = all: of the live map, so that what the kernel
+        writes is seen at once, or copied from it now.
 
         A mapping lasts as long as the array. It is made for each reading: the kernel counts the pages of
         a mapped map as the process's own, though they are the map's.
 
         Raises OSError where the kernel refuses it.
         """
-        size = self.info.entries * self.info.stride_bytes
+        entries = entries or self.info.entries
+        size = entries * self.info.stride_bytes
         if self.mapped:
             flat = np.frombuffer(
                 linux.map_shared(self.fd, _whole_pages(size), writable=False), np.uint8, size
             )
         else:
             flat = np.zeros(size, np.uint8)
-            linux.bpf_read_array(self.fd, self.info.entries, self.info.stride_bytes, flat.ctypes.data)
-        return flat.reshape(self.info.entries, self.info.stride_bytes)
+            linux.bpf_read_array(self.fd, entries, self.info.stride_bytes, flat.ctypes.data)
+        return flat.reshape(entries, self.info.stride_bytes)
 
-    def words(self) -> U64Array:
-        """The same as u64 [rows, words of a row]."""
-        return self.view().view(np.uint64).reshape(self.info.rows, -1)
+    def words(self, pages: int = 0) -> U64Array:
+        """The same as u64 [rows, words of a row]; pages: how many of a map of pages, 0 = all."""
+        rows = pages * ROWS_PER_PAGE or self.info.rows
+        return self.view(pages).view(np.uint64).reshape(rows, -1)
 
-    def records(self, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    def records(self, dtype: np.dtype[Any], pages: int = 0) -> npt.NDArray[Any]:
         """The same as records [rows]; a record must fill its row."""
-        return self.view().view(dtype).reshape(-1)
+        return self.view(pages).view(dtype).reshape(-1)
 
 
 class Words:
@@ -126,6 +128,17 @@ def _whole_pages(size_bytes: int) -> int:
 
 
 Maps = Mapping[str, KernelMap]
+
+USED_PAGES: Final = "used_pages"
+"""The map of the core program that tells which pages have ever had a process (task.bpf.c)."""
+
+
+def used_pages(maps: Maps) -> int:
+    """How many pages have to be read to have all slots that were ever given. What is given later belongs to
+    processes that are born later."""
+    used = maps[USED_PAGES].words()[0]
+    # Page 0 has slot 0, which no process has and which always counts.
+    return int(used.nonzero()[0].max(initial=0)) + 1
 
 
 def kernel_bytes(fd: int) -> int:

@@ -6,6 +6,7 @@ from typing import Final
 
 from supervisor import linux
 
+KALLSYMS: Final = Path("/proc/kallsyms")
 TRACEFS: Final = Path("/sys/kernel/tracing")
 BPFFS: Final = Path("/sys/fs/bpf")
 
@@ -20,11 +21,23 @@ def enter() -> None:
     # What is mounted on a shared mount would appear in the host's namespace too. In a chroot "/" itself may
     # be no mount point.
     for point in _mount_points():
-        if any(place.is_relative_to(point) for place in (TRACEFS, BPFFS)):
+        if any(place.is_relative_to(point) for place in (TRACEFS, BPFFS, KALLSYMS)):
             linux.mount("none", str(point), None, linux.MS_PRIVATE)
     if not (TRACEFS / "events").is_dir():
         linux.mount("tracefs", str(TRACEFS), "tracefs", _FLAGS)
     linux.mount("bpf", str(BPFFS), "bpf", _FLAGS)
+
+
+def cover(path: Path, content: str) -> None:
+    """Whoever opens the file in this namespace finds `content`. Raises OSError where that may not be."""
+    # A tmpfs needs a place for the moment only: the file that is mounted keeps it.
+    linux.mount("tmpfs", str(BPFFS), "tmpfs", _FLAGS)
+    try:
+        ours = BPFFS / path.name
+        ours.write_text(content)
+        linux.mount(str(ours), str(path), None, linux.MS_BIND)
+    finally:
+        linux.unmount(str(BPFFS), linux.MNT_DETACH)
 
 
 def _mount_points() -> list[Path]:

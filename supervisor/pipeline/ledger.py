@@ -67,13 +67,14 @@ class Baseline:
         self._baseline: U64Array = at["baseline"]
 
     def changed(self, generation: int, live: U64Array) -> U32Array:
-        """Numbers of the rows whose values are not those last taken. Column by column, because a
-        comparison of whole rows costs three times as much."""
+        """Numbers of the rows whose values are not those last taken; live: all rows or the first of them.
+        Column by column, because a comparison of whole rows costs three times as much."""
         if int(self._head[GENERATION]) != generation:
             return np.flatnonzero(live.any(axis=1)).astype(np.uint32)
-        differs = live[:, 0] != self._baseline[:, 0]
+        baseline = self._baseline[: len(live)]
+        differs = live[:, 0] != baseline[:, 0]
         for column in range(1, live.shape[1]):
-            differs |= live[:, column] != self._baseline[:, column]
+            differs |= live[:, column] != baseline[:, column]
         return np.flatnonzero(differs).astype(np.uint32)
 
 

@@ -1,8 +1,8 @@
 """The message that announces a sample: one msgpack array.
 
-    [version, program, generation, sequence, tick, sampled_ns, rows, host, gauges, names, losses]
+    [version, program, generation, sequence, tick, sampled_ns, rows, columns, gauges, names, losses]
 
-host: the program's column sums, running; None for a column that this kernel or mode does not give.
+columns: numbers of the columns that this kernel gives in this mode.
 gauges: momentary values by name. names: device names by row.
 sampled_ns: monotonic, taken before the first counter was read. Everything is the kernel's running value:
 a message that is lost or repeated loses and doubles nothing.
@@ -31,7 +31,7 @@ class Sample:
     tick: int
     sampled_ns: int
     rows: int
-    host: tuple[int | None, ...]
+    columns: tuple[int, ...]
     gauges: Mapping[str, int]
     names: Mapping[int, str]
     losses: int
@@ -46,7 +46,7 @@ def pack(sample: Sample) -> bytes:
         sample.tick,
         sample.sampled_ns,
         sample.rows,
-        sample.host,
+        sample.columns,
         dict(sample.gauges),
         dict(sample.names),
         sample.losses,
@@ -59,7 +59,7 @@ def unpack(message: bytes) -> Sample:
     """Raises BadSample for anything that is not a sample of this version."""
     try:
         fields = msgpack.unpackb(message, strict_map_key=False)
-        version, program, *numbers, host, gauges, names, losses = fields
+        version, program, *numbers, columns, gauges, names, losses = fields
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise BadSample(f"not a sample: {error}") from error
     if version != VERSION:
@@ -68,15 +68,17 @@ def unpack(message: bytes) -> Sample:
         isinstance(program, str)
         and len(numbers) == 5
         and all(_natural(value) for value in (*numbers, losses))
-        and isinstance(host, list)
-        and all(value is None or _natural(value) for value in host)
+        and isinstance(columns, list)
+        and all(map(_natural, columns))
         and _mapping(gauges, _text, _natural)
         and _mapping(names, _natural, _text)
     )
     if not sound:
         raise BadSample("a field of the sample has the wrong type")
     generation, sequence, tick, sampled_ns, rows = numbers
-    return Sample(program, generation, sequence, tick, sampled_ns, rows, tuple(host), gauges, names, losses)
+    return Sample(
+        program, generation, sequence, tick, sampled_ns, rows, tuple(columns), gauges, names, losses
+    )
 
 
 def _natural(value: Any) -> bool:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from tests.harness import Run
+from tests.harness import Run, before_end
 from workers.registry import find
 
 # The folder to write to; without it nothing is noted.
@@ -42,6 +42,16 @@ def surveyed(run: Run) -> None:
             run,
             {"program": program["name"], "attached": attached, "reasons": reasons, "unavailable": why},
         )
+
+
+def _survey_if_plan_was_given(run: Run) -> None:
+    words = run.process.args
+    if FOLDER and isinstance(words, list) and "--attach" in words:
+        surveyed(run)
+
+
+if _survey_if_plan_was_given not in before_end:
+    before_end.append(_survey_if_plan_was_given)
 
 
 def nothing_to_be_had(run: Run, programs: Sequence[str]) -> None:

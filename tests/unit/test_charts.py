@@ -92,12 +92,9 @@ class Rig:
         """One cycle; its text, which the agent reads when it is written."""
         sequence = self.worker.sequence + 1
         self.worker.write(sequence, np.arange(ROWS, dtype=np.uint32), self.rows)
-        host = tuple(
-            None if column in self.absent else int(total)
-            for column, total in enumerate(self.rows.sum(axis=0))
-        )
+        columns = tuple(column for column in range(self.rows.shape[1]) if column not in self.absent)
         self.account.announce(
-            Sample(self.program.name, 1, sequence, sequence, 1, ROWS, host, self.gauges, self.names, 0)
+            Sample(self.program.name, 1, sequence, sequence, 1, ROWS, columns, self.gauges, self.names, 0)
         )
         assert self.account.take([self.entity_of_slot])
         frame = Frame()

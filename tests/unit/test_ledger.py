@@ -111,7 +111,7 @@ class House:
         sequence = self.worker.sequence + 1
         self.worker.write(sequence, numbers, self.live[numbers])
         return Sample(
-            PROGRAM.name, self.generation, sequence, sequence, sequence, len(numbers), (0, 0), {}, {}, 0
+            PROGRAM.name, self.generation, sequence, sequence, sequence, len(numbers), (0, 1), {}, {}, 0
         )
 
     def take(self, sample: Sample) -> bool:

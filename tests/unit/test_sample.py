@@ -16,7 +16,7 @@ SAMPLE = Sample(
     tick=1234,
     sampled_ns=5_000_000_000,
     rows=3,
-    host=(1, None, (1 << 64) - 1, 0),
+    columns=(0, 2, 3),
     gauges={"process": 5, "zombie": 0},
     names={1: "vda", 255: "cciss!c0d0"},
     losses=9,
@@ -38,8 +38,7 @@ def verdict(message: bytes) -> Sample | None:
 
 def is_sound(sample: Sample) -> bool:
     numbers = [sample.generation, sample.sequence, sample.tick, sample.sampled_ns, sample.rows, sample.losses]
-    numbers += [value for value in sample.host if value is not None]
-    numbers += [*sample.gauges.values(), *sample.names]
+    numbers += [*sample.columns, *sample.gauges.values(), *sample.names]
     return (
         isinstance(sample.program, str)
         and all(type(value) is int and 0 <= value < 1 << 64 for value in numbers)
@@ -49,7 +48,7 @@ def is_sound(sample: Sample) -> bool:
 
 def test_there_and_back() -> None:
     assert unpack(pack(SAMPLE)) == SAMPLE
-    empty = replace(SAMPLE, host=(), gauges={}, names={}, program="")
+    empty = replace(SAMPLE, columns=(), gauges={}, names={}, program="")
     assert unpack(pack(empty)) == empty
 
 
