@@ -26,8 +26,8 @@ COVERAGE: Final = os.environ.get("EBPF_TEST_COVERAGE", "")
 # Under emulation BCC takes seconds where the host takes tenths.
 SLOW: Final = "6"
 TIMEOUT_S: Final = 3000.0
-# What depends on neither plan nor kernel is shown on the host. The survey is there for machines on which a kind of
-# plan cannot be had at all: elsewhere each run notes what became of its hooks.
+# What depends on neither plan nor kernel is shown on the host. The survey is for machines on which a kind of plan
+# cannot be had at all: elsewhere each run notes what became of its hooks.
 HOST_ONLY: Final = ("test_slots.py", "test_scopes.py", "test_survey.py")
 # Two guests at a time: each has two virtual processors, of which one is mostly idle.
 AT_ONCE: Final = max(1, (os.cpu_count() or 2))
