@@ -16,6 +16,12 @@ def _cannot_load() -> str:
     return ""
 
 
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """In a guest each failure is told at once: a guest that is ended at its deadline has no summary."""
+    if "EBPF_TEST_SLOW" in os.environ and report.failed:
+        print(f"\n{report.nodeid} {report.when}: {report.longreprtext}", flush=True)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     reason = _cannot_load()
     for item in items:
