@@ -37,8 +37,8 @@ NUMBERS: Final = (
     "test_filesystem.py",
     "test_mdflush.py",
 )
-# What one kernel shows for all: maps that are read by look-ups where they could not be mapped, probes that are
-# silent or miss hits, and who is counted.
+# What one kernel shows for all: maps that are read by look-ups where they could not be mapped, probes that
+# are silent or miss hits, and who is counted.
 MECHANISMS: Final[Mapping[str, tuple[str, ...]]] = {
     "5.10": ("test_map_reading.py",),
     "6.1": ("test_system_calls.py", "test_cgroup_of_process.py", "test_collect_pid.py"),
