@@ -46,9 +46,9 @@ struct used_pages {
 
 BPF_F_TABLE("array", u32, struct used_pages, used_pages, 1, MAP_FLAGS);
 
-// PLANT: `pid` gets the slot, unless the hook of forks has given it one. MAP: the thread `pid` of
-// the process `ppid` is counted in that one's slot. EXITED, GONE, CGROUP: what was missed between /proc and
-// PLANT; `cgroup_was` is what /proc said before.
+// PLANT: `pid` gets the slot, unless the hook of forks has given it one. MAP: the thread `pid` of the process
+// `ppid` is counted in that one's slot. EXITED, GONE: what was missed between /proc and PLANT. CGROUP: what /proc
+// says afterwards; it holds unless a move has been seen meanwhile.
 enum order_kind { PLANT, MAP, EXITED, GONE, CGROUP };
 
 struct order {
@@ -61,7 +61,6 @@ struct order {
     u32 exited;
     u32 is_thread;
     u64 cgroup_id;
-    u64 cgroup_was;
     char comm[COMM_BYTES];
 };
 
@@ -244,7 +243,7 @@ static __always_inline void plant(struct order *given)
     self->ppid = given->ppid;
     self->start_ns = given->start_ns;
     self->exit_ns = given->exited ? bpf_ktime_get_ns() : 0;
-    self->cgroup_id = given->cgroup_id;
+    self->cgroup_id = 0;
     __builtin_memcpy(self->comm, given->comm, COMM_BYTES);
     self->state = given->is_thread ? TASK_LIVE | TASK_THREAD : TASK_LIVE;
     mark_used(given->slot);
@@ -270,7 +269,7 @@ static __always_inline int on_order(void)
     if (has == slot && owner->tgid == given->pid && owner->state & TASK_LIVE) {
         if (given->kind == EXITED && !owner->exit_ns)
             owner->exit_ns = bpf_ktime_get_ns();
-        if (given->kind == CGROUP && owner->cgroup_id == given->cgroup_was)
+        if (given->kind == CGROUP && !owner->cgroup_id)
             move(owner, given->cgroup_id);
         if (given->kind == GONE)
             give_back(slot, owner);

@@ -202,7 +202,7 @@ class Seeding:
     def finish(self, tables: Tables) -> None:
         """Raises Unavailable where the kernel does not follow the orders."""
         free = collections.deque(range(1, self._reserved))
-        planter = _Planter(tables, free, self._hierarchy, thread_slots=self._thread_slots)
+        planter = _Planter(tables, free, thread_slots=self._thread_slots)
         # Parents come before their children, so that slots are in the order of birth.
         there = sorted(
             filter(None, map(read_stat, processes())), key=lambda stat: (stat.start_ticks, stat.pid)
@@ -211,7 +211,8 @@ class Seeding:
         try:
             for stat in there:
                 planter.plant(stat)
-            planter.find_cgroups()
+            if self._hierarchy:
+                planter.find_cgroups(self._hierarchy)
         finally:
             tables.set("words", _LOADER, 0)
         for slot in reversed(free):
@@ -237,7 +238,6 @@ class _Order(ctypes.Structure):
         ("exited", ctypes.c_uint32),
         ("is_thread", ctypes.c_uint32),
         ("cgroup_id", ctypes.c_uint64),
-        ("cgroup_was", ctypes.c_uint64),
         ("comm", ctypes.c_char * 16),
     )
 
@@ -249,46 +249,34 @@ class _Planter:
     free: slots to give, taken from as they are given.
     """
 
-    def __init__(
-        self,
-        tables: Tables,
-        free: collections.deque[int],
-        hierarchy: Hierarchy | None,
-        *,
-        thread_slots: bool,
-    ) -> None:
+    def __init__(self, tables: Tables, free: collections.deque[int], *, thread_slots: bool) -> None:
         self._free = free
-        self._hierarchy = hierarchy
         self._thread_slots = thread_slots
         self._task = tables.maps["task"]
         self._order_fd = tables.maps["order"].fd
-        self._answer = tables.maps["answer"]
+        self._answer_fd = tables.maps["answer"].fd
         self._name = linux.task_name()
         self._number = 0
 
     def plant(self, stat: ProcStat) -> None:
         """Gives a process a slot, unless none is left or the hook of forks has given it one."""
-        cgroup_id = self._cgroup_of(stat.pid)
-        slot = self._enter(stat, stat.ppid, cgroup_id)
+        slot = self._enter(stat, stat.ppid)
         if not slot:
             return
         for tid in _threads(stat.pid) if stat.threads > 1 else ():
-            self._plant_thread(stat.pid, tid, slot, cgroup_id)
+            self._plant_thread(stat.pid, tid, slot)
         self._look_again(stat, slot, read_stat(stat.pid))
-        cgroup_now = self._cgroup_of(stat.pid)
-        if cgroup_now != cgroup_id:
-            self._give(_CGROUP, slot, stat.pid, cgroup_id=cgroup_now, cgroup_was=cgroup_id)
 
-    def _plant_thread(self, pid: int, tid: int, slot: int, cgroup_id: int) -> None:
+    def _plant_thread(self, pid: int, tid: int, slot: int) -> None:
         """Into a slot of its own, where threads have them and one is left, else its process's."""
         stat = read_stat(pid, tid) if self._thread_slots and tid != pid else None
-        own = self._enter(stat, pid, cgroup_id, is_thread=True) if stat else 0
+        own = self._enter(stat, pid, is_thread=True) if stat else 0
         if own and stat:
             self._look_again(stat, own, read_stat(pid, tid))
         else:
             self._give(_MAP, slot, tid, ppid=pid)
 
-    def _enter(self, stat: ProcStat, ppid: int, cgroup_id: int, *, is_thread: bool = False) -> int:
+    def _enter(self, stat: ProcStat, ppid: int, *, is_thread: bool = False) -> int:
         """The slot that the task has got, 0 = none."""
         if not self._free:
             return 0
@@ -300,7 +288,6 @@ class _Planter:
             start_ns=stat.start_ticks * _CLOCK_NS + 1,
             exited=stat.exited,
             is_thread=is_thread,
-            cgroup_id=cgroup_id,
             comm=stat.comm[:15],
         )
         return self._free.popleft() if has == self._free[0] else 0
@@ -312,16 +299,13 @@ class _Planter:
         elif now.exited and not stat.exited:
             self._give(_EXITED, slot, stat.pid)
 
-    def find_cgroups(self) -> None:
-        """For those born to a process that had no slot yet, and no cgroup to give down."""
-        for _ in range(_CGROUP_ROUNDS if self._hierarchy else 0):
+    def find_cgroups(self, hierarchy: Hierarchy) -> None:
+        """For all that have been planted, and those born to one that had no cgroup yet to give down."""
+        for _ in range(_CGROUP_ROUNDS):
             rows = self._task.records(TASK)
             without = ((rows["state"] == TASK_LIVE) & (rows["cgroup_id"] == 0)).nonzero()[0]
             for slot, pid in zip(without.tolist(), rows["tgid"][without].tolist(), strict=True):
-                self._give(_CGROUP, slot, pid, cgroup_id=self._cgroup_of(pid))
-
-    def _cgroup_of(self, pid: int) -> int:
-        return self._hierarchy.id_of(pid) if self._hierarchy else 0
+                self._give(_CGROUP, slot, pid, cgroup_id=hierarchy.id_of(pid))
 
     def _give(self, kind: int, slot: int, pid: int, **more: int | bytes) -> int:
         """Gives one order; the slot that `pid` has then."""
@@ -329,12 +313,13 @@ class _Planter:
         order = _Order(number=self._number, kind=kind, slot=slot, pid=pid, **more)
         linux.bpf_update_array(self._order_fd, 0, ctypes.addressof(order))
         linux.set_task_name(self._name)
-        number, has = self._answer.words()[0].tolist()
-        if number != self._number:
+        answer = (ctypes.c_uint64 * 2)()
+        linux.bpf_read_array(self._answer_fd, 1, ctypes.sizeof(answer), ctypes.addressof(answer))
+        if answer[0] != self._number:
             raise Unavailable(
                 "processes that are there already cannot be given slots: task_rename is not seen"
             )
-        return int(has)
+        return int(answer[1])
 
 
 def _threads(pid: int) -> list[int]:
