@@ -288,7 +288,8 @@ static __always_inline int on_rename(u32 pid, const char *comm)
     struct task *self = task_of(slot);
     if (!slot || !self || self->tgid != pid)
         return 0;
-    bpf_probe_read_kernel(self->comm, COMM_BYTES, comm);
+    // What exec calls itself may be longer than a name can be; the kernel cuts it as this does.
+    bpf_probe_read_kernel_str(self->comm, COMM_BYTES, comm);
     __sync_fetch_and_add(&self->renames, 1);
     return 0;
 }

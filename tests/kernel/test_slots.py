@@ -1,5 +1,9 @@
 """Slots: given, taken back and given again; and what happens when there are not enough of them."""
 
+import os
+import subprocess
+from pathlib import Path
+
 import pytest
 
 from tests.harness import supervisor
@@ -46,3 +50,17 @@ def test_hosts_total_is_exact_when_slots_have_run_out() -> None:
         work.do("churn", 1009, 7)
         growth.settle({HOST_OPENS: 7063}, 30)
         assert growth.by(*OPENS) < 7063 <= growth.by(*HOST_OPENS)
+
+
+def test_name_that_exec_cuts_is_the_one_that_groups_go_by(tmp_path: Path) -> None:
+    """A file's name can be longer than the 15 bytes of a process's."""
+    program = tmp_path / f"{KAT}-{'long' * 5}"
+    program.symlink_to(os.path.realpath("/bin/sleep"))
+    groups = f"cut: {program.name[:15]}\n"
+    with (
+        supervisor("--only", "fd", groups=groups) as run,
+        Growth(run, ("apps.file_open", "cut")) as growth,
+        subprocess.Popen([program, "60"]) as process,
+    ):
+        growth.settle({("apps.file_open", "cut"): 1})  # the loader's: the C library
+        process.kill()
