@@ -107,7 +107,7 @@ static __always_inline void wake_up(u64 settled)
         if (resting_slots.peek(&slot))
             return;
         struct task *first = task_of(slot);
-        if (first && first->state != TASK_LIVE && !has_rested(first, settled))
+        if (first && !(first->state & TASK_LIVE) && !has_rested(first, settled))
             return;
         // Another CPU can have taken it meanwhile, so this may be the one behind it: take_slot looks again.
         if (resting_slots.pop(&slot))
