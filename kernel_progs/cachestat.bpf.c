@@ -35,17 +35,24 @@ struct addition {
 };
 BPF_ARRAY(additions, struct addition, PLACES);
 
+// An argument of fentry or fexit is a pointer to the verifier, which does not let it be reckoned with: the same
+// read from the stack is a number.
+static __always_inline u64 number_of(u64 pointer)
+{
+    u64 number = 0;
+    bpf_probe_read_kernel(&number, sizeof(number), &pointer);
+    return number;
+}
+
 static __always_inline struct addition *addition_of(u64 folio)
 {
-    // The arguments of fentry and fexit are pointers to the verifier, which does not let them be multiplied.
-    u64 address = 0;
-    bpf_probe_read_kernel(&address, sizeof(address), &folio);
-    u32 place = address * 0x9E3779B97F4A7C15ULL >> (64 - PLACES_LOG2);
+    u32 place = folio * 0x9E3779B97F4A7C15ULL >> (64 - PLACES_LOG2);
     return additions.lookup(&place);
 }
 
-static __always_inline int on_add(u64 folio, long ret)
+static __always_inline int on_add(u64 argument, long ret)
 {
+    u64 folio = number_of(argument);
     u32 task = bpf_get_current_pid_tgid();
     struct request *request = request_of(task);
     struct addition *addition = addition_of(folio);
@@ -58,8 +65,9 @@ static __always_inline int on_add(u64 folio, long ret)
     return 0;
 }
 
-static __always_inline int on_dirty(u64 folio)
+static __always_inline int on_dirty(u64 argument)
 {
+    u64 folio = number_of(argument);
     u32 task = bpf_get_current_pid_tgid();
     struct request *request = request_of(task);
     struct addition *addition = addition_of(folio);
@@ -71,8 +79,9 @@ static __always_inline int on_dirty(u64 folio)
     return 0;
 }
 
-static __always_inline int on_access(u64 folio)
+static __always_inline int on_access(u64 argument)
 {
+    u64 folio = number_of(argument);
     struct addition *addition = addition_of(folio);
     if (addition && addition->folio == folio)
         addition->folio = 0;
