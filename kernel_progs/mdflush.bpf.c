@@ -2,7 +2,9 @@
 #include "gendisk.h"
 
 #define ARRAYS 1024
-#define MD_MAJOR 9
+#ifndef MD_MAJOR
+#define MD_MAJOR 9 // include/uapi/linux/major.h
+#endif
 
 // The last one is for arrays beyond.
 struct table {

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from supervisor import runtime_dir, spawn
+from supervisor import kprobe_events, runtime_dir, spawn
 from supervisor.aggregator import main as aggregator
 from supervisor.aggregator.account import Storage
 from supervisor.config.model import ProgramConfig, Supervision
@@ -277,6 +277,10 @@ class ProgramUnit(LoadingUnit):
         """Whether it is unavailable only until there is something for it to watch."""
         return self.state is State.UNAVAILABLE and not self._wanted
 
+    def _tag(self, part: str) -> str:
+        """What the part's lines of kprobe_events begin with."""
+        return "_".join(filter(None, (self.house.tag, self.name, part)))
+
     def _missing(self) -> list[str]:
         return sorted(self._wanted - self._parts.keys())
 
@@ -350,7 +354,7 @@ class ProgramUnit(LoadingUnit):
                 "COLLECT": identities.COLLECT[self.config.collect_pid],
             },
             shared,
-            f"{self.house.tag}_{self.name}",
+            self._tag(part),
             prepare,
             numbers=self.program.numbers,
         )
@@ -388,6 +392,8 @@ class ProgramUnit(LoadingUnit):
             for link in gone.links:
                 os.close(link)
             gone.links.clear()
+            if any(hook.plan == "kretprobe" and hook.attached for hook in gone.hooks):
+                kprobe_events.clean(self._tag(part))
         self._note_hooks()
         if self.state is State.UNAVAILABLE:
             self.start()

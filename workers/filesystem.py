@@ -3,15 +3,19 @@
 Only the types that are mounted are attached: each type is a part of its own.
 """
 
+import contextlib
 import functools
+import itertools
 import os
+import re
 import select
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Final
 
 from supervisor.kernel.maps import Maps, U64Array
 from supervisor.kernel.plans import Hook, call_plans
-from workers.declaration import Column, Program, histogram
+from workers.declaration import LABELS, Column, Program, histogram
 
 # The functions of each part, by kind of call. A part is a type of file system, but that NFS version 4 has one
 # of its own: its open is in a module that is loaded by the first such mount.
@@ -39,6 +43,8 @@ _FUNCTIONS: Final[Mapping[str, Mapping[str, str]]] = {
     "nfs4": {**_NFS, "open": "nfs_file_open nfs4_file_open"},
     "zfs": {"read": "zpl_iter_read", "write": "zpl_iter_write", "open": "zpl_open", "sync": "zpl_fsync"},
 }
+_LOCAL: Final = frozenset({"ext4", "xfs", "btrfs"})
+_LOOKED_AT: Final = 100  # entries of a folder
 # In the order of the source.
 _ROWS: Final = ("ext4", "xfs", "btrfs", "nfs", "zfs")
 _ROW_OF_PART: Final = {**{name: name for name in _ROWS}, "nfs4": "nfs"}
@@ -54,7 +60,51 @@ def _hook(part: str, call: str, functions: str) -> Hook:
     """Both ends of the functions, whatever the mode."""
     arguments = f"{_ROW_OF_PART[part].upper()}, {call.upper()}"
     plans = call_plans(functions.split(), "on_call", "on_return", arguments, _AT_ONCE)
-    return Hook(f"{part} {call}", plans, plans, part=part)
+    return Hook(
+        f"{part} {call}",
+        plans,
+        plans,
+        # A write or a sync is not harmless, and a server may not answer.
+        exercise=functools.partial(_read_a_byte, part)
+        if part in _LOCAL and call in ("open", "read")
+        else None,
+        column=_CALLS.index(call) * len(LABELS),
+        part=part,
+        map="types",
+        width=len(LABELS),
+    )
+
+
+def _read_a_byte(kind: str) -> None:
+    """Opens a file of a file system of this type, and reads from it. Raises FileNotFoundError where there is
+    none at hand."""
+    for point in points_of(kind, Path("/proc/self/mountinfo").read_text(errors="surrogateescape")):
+        for path in _some_files(point):
+            fd = os.open(path, os.O_RDONLY | os.O_NOATIME | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                os.pread(fd, 1, 0)
+            finally:
+                os.close(fd)
+            return
+    raise FileNotFoundError(f"no file of type {kind} at hand")
+
+
+def _some_files(point: str) -> Iterator[str]:
+    """Plain files in a folder and in the folders in it that are of the same file system."""
+    device = os.stat(point).st_dev
+    folders = [point]
+    for depth in range(2):
+        below = []
+        for folder in folders:
+            with contextlib.suppress(OSError), os.scandir(folder) as entries:
+                for entry in itertools.islice(entries, _LOOKED_AT):
+                    if entry.stat(follow_symlinks=False).st_dev != device:
+                        continue
+                    if entry.is_file(follow_symlinks=False):
+                        yield entry.path
+                    elif depth == 0 and entry.is_dir(follow_symlinks=False):
+                        below.append(entry.path)
+        folders = below
 
 
 def parts_of(types: frozenset[str]) -> frozenset[str]:
@@ -67,6 +117,16 @@ def types_in(mountinfo: str) -> frozenset[str]:
     """Types of the mounts (proc_pid_mountinfo(5)): what follows the first " - " of a line."""
     lines = (line.partition(" - ")[2].split() for line in mountinfo.splitlines())
     return frozenset(words[0] for words in lines if words)
+
+
+def points_of(kind: str, mountinfo: str) -> list[str]:
+    """Where file systems of this type are mounted; the kernel writes a blank in a path as \\040."""
+    found = []
+    for line in mountinfo.splitlines():
+        fields, _, rest = line.partition(" - ")
+        if rest.split()[:1] == [kind]:
+            found.append(re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), fields.split()[4]))
+    return found
 
 
 class Mounts:

@@ -541,13 +541,17 @@ def fires(hook: Hook, tables: Tables) -> bool:
     fire: the kernel no longer calls the symbol, ftrace is switched off, kprobes are disabled."""
     if hook.exercise is None:
         return True
-    rows = tables.maps["rows"]
-    before = rows.words()[:, hook.column].sum()
+    before = _seen(hook, tables)
     try:
         hook.exercise()
     except OSError:
         return True  # no such event can be made here (without IPv6, say): nothing speaks against the plan
-    return bool(rows.words()[:, hook.column].sum() >= before + hook.events)
+    return _seen(hook, tables) >= before + hook.events
+
+
+def _seen(hook: Hook, tables: Tables) -> int:
+    counted = tables.maps[hook.map].words()[:, hook.column : hook.column + hook.width]
+    return int(counted.sum())
 
 
 def _reason(number: int) -> str:

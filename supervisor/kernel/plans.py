@@ -83,8 +83,8 @@ class Hook:
     entry, returning: the plans of each load mode, best first; an empty `entry` means that the hook
     is used in return mode only.
     exercise: makes harmless events of it in the calling process, None where that cannot be done.
-    column, events: where the exercise must show, as index into the program's row, and how often at least:
-    once for each of the targets, where a plan needs several.
+    map, column, width, events: where the exercise must show, in how many columns of the rows of this map from
+    which on, and how often at least: once for each of the targets, where a plan needs several.
     part: what must be there for it: a type of file system, say (Program.parts); "" = it is always wanted.
     impossible: why no Linux has such an event; it has no plans then.
     """
@@ -96,6 +96,8 @@ class Hook:
     column: int = 0
     part: str = ""
     events: int = 1
+    map: str = "rows"
+    width: int = 1
     impossible: str = ""
 
     @property

@@ -6,12 +6,12 @@ import pytest
 
 from supervisor.kernel.loader import expand
 from tests.harness import ROOT
-from workers.filesystem import PROGRAM, Mounts, parts_of, types_in
+from workers.filesystem import PROGRAM, Mounts, parts_of, points_of, types_in
 
 MOUNTINFO = """\
 22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
 36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 propagate_from:2 - xfs /dev/sda1 rw,errors=continue
-37 22 0:20 / /a\\040-\\040b rw - nfs4 10.0.0.1:/a\\040-\\040b rw,vers=4.2
+37 22 0:20 / /a\\040-b rw - nfs4 10.0.0.1:/a\\040-\\040b rw,vers=4.2
 38 22 0:21 / /run rw,nosuid - tmpfs tmpfs rw
 """
 
@@ -19,6 +19,12 @@ MOUNTINFO = """\
 def test_types_are_read_whatever_stands_before_and_behind_them() -> None:
     assert types_in(MOUNTINFO) == {"ext4", "xfs", "nfs4", "tmpfs"}
     assert types_in("") == frozenset()
+
+
+def test_mount_points_are_read_with_their_blanks() -> None:
+    assert points_of("nfs4", MOUNTINFO) == ["/a -b"]
+    assert points_of("ext4", MOUNTINFO) == ["/"]
+    assert points_of("btrfs", MOUNTINFO) == []
 
 
 @pytest.mark.parametrize(

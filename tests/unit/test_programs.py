@@ -100,8 +100,9 @@ def test_a_column_of_entry_mode_has_a_hook_in_entry_mode(program: Program) -> No
 def test_what_the_start_makes_to_try_a_hook_shows_in_a_column_of_that_hook(program: Program) -> None:
     for hook in program.hooks:
         if hook.exercise:
-            assert "rows" in program.maps
-            assert program.columns[hook.column].hook == hook.event
+            assert hook.map in program.maps
+            columns = program.columns[hook.column : hook.column + hook.width]
+            assert {column.hook for column in columns} == {hook.event}
 
 
 @programs
