@@ -38,6 +38,14 @@ enum column {
 #define TGID_BITS 22
 BPF_ARRAY(owners, u64, 1 << OWNER_BITS);
 
+// A trampoline's pointer as a number: the verifier lets nobody calculate with the pointer itself.
+static __always_inline u64 number_at(const u64 *argument)
+{
+    u64 number = 0;
+    bpf_probe_read_kernel(&number, sizeof(number), argument);
+    return number;
+}
+
 static __always_inline u64 tag_of(u64 sock)
 {
     return sock >> 6 << TGID_BITS;

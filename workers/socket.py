@@ -48,7 +48,14 @@ _ACCEPT = (
     # 6.10 put three of the four parameters into a structure (kernel commit 92ef0fd55ac8).
     Plan(
         "fexit",
-        (Target("inet_csk_accept", "on_accept", "args[INET_CSK_ACCEPT_ARGS]", field="inet_csk_accept()"),),
+        (
+            Target(
+                "inet_csk_accept",
+                "on_accept",
+                "number_at(args + INET_CSK_ACCEPT_ARGS)",
+                field="inet_csk_accept()",
+            ),
+        ),
     ),
     # These see connections that are established, before the server takes them.
     raw_tracepoint_plan(
@@ -69,12 +76,12 @@ def _syn_plan(handler: str) -> Plan:
 
 
 _CONNECT_V4 = (
-    function_plan("fentry", "tcp_v4_connect", "on_connect_v4", "args[0]"),
+    function_plan("fentry", "tcp_v4_connect", "on_connect_v4", "number_at(args)"),
     function_plan("kprobe", "tcp_v4_connect", "on_connect_v4", "PT_REGS_PARM1(args)"),
     _syn_plan("on_syn_v4"),
 )
 _CONNECT_V6 = (
-    function_plan("fentry", "tcp_v6_connect", "on_connect_v6", "args[0], args[1]"),
+    function_plan("fentry", "tcp_v6_connect", "on_connect_v6", "number_at(args), args[1]"),
     function_plan("kprobe", "tcp_v6_connect", "on_connect_v6", "PT_REGS_PARM1(args), PT_REGS_PARM2(args)"),
     _syn_plan("on_syn_v6"),
 )
@@ -85,7 +92,7 @@ _CLOSE = (
 )
 # A loss probe calls the inner function only (tcp_send_loss_probe), and is a retransmit too.
 _RETRANSMIT = (
-    function_plan("fexit", "__tcp_retransmit_skb", "on_retransmit", "args[0], (int)args[3]"),
+    function_plan("fexit", "__tcp_retransmit_skb", "on_retransmit", "number_at(args), (int)args[3]"),
     raw_tracepoint_plan(
         "on_retransmit",
         "args[0], RETRANSMIT_ERROR(args)",
@@ -105,8 +112,8 @@ _TCP_SENT = (
     Plan(
         "fexit",
         (
-            Target("tcp_sendmsg", "on_tcp_sent", "args[0], (int)args[3]"),
-            Target("tcp_sendpage", "on_tcp_sent", "args[0], (int)args[5]", optional=True),
+            Target("tcp_sendmsg", "on_tcp_sent", "number_at(args), (int)args[3]"),
+            Target("tcp_sendpage", "on_tcp_sent", "number_at(args), (int)args[5]", optional=True),
         ),
     ),
     raw_tracepoint_plan("on_sent_tcp", "args[0], protocol_of(args[0]), (int)args[1]", _SENT, field=_PROTOCOL),
