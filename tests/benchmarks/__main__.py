@@ -9,7 +9,7 @@ import sys
 import time
 from typing import Final
 
-from tests.benchmarks import cpu, event_cost, memory, open_close, report, start
+from tests.benchmarks import cpu, event_cost, frames, memory, open_close, overhead, report, start
 from tests.benchmarks.figures import Benchmark, MeasurementFailed, Section
 from tests.guest import machine
 
@@ -17,8 +17,10 @@ from tests.guest import machine
 PARTS: Final[dict[str, Benchmark]] = {
     event_cost.TITLE: event_cost.BENCHMARK,
     open_close.TITLE: open_close.BENCHMARK,
+    overhead.TITLE: overhead.BENCHMARK,
     start.TITLE: start.BENCHMARK,
     cpu.TITLE: cpu.BENCHMARK,
+    frames.TITLE: frames.BENCHMARK,
     memory.TITLE: memory.BENCHMARK,
 }
 

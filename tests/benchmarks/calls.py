@@ -18,6 +18,25 @@ _GETPPID: Final = bytes.fromhex(
     "75 f4"  #        jnz again
     "c3"  #           ret
 )
+# read(`esi`, a byte of the stack, 1) `rdi` times.
+_READ: Final = bytes.fromhex(
+    "53"  #           push rbx
+    "4154"  #         push r12
+    "4889fb"  #       mov rbx, rdi
+    "4189f4"  #       mov r12d, esi
+    "50"  #           push rax
+    "31c0"  #         again: xor eax, eax
+    "4489e7"  #       mov edi, r12d
+    "4889e6"  #       mov rsi, rsp
+    "ba 01000000"  #  mov edx, 1
+    "0f05"  #         syscall
+    "48 ffcb"  #      dec rbx
+    "75 ec"  #        jnz again
+    "58"  #           pop rax
+    "415c"  #         pop r12
+    "5b"  #           pop rbx
+    "c3"  #           ret
+)
 # openat(AT_FDCWD, `rsi`, O_RDONLY) and close(2) of it, `rdi` times.
 _OPEN_CLOSE: Final = bytes.fromhex(
     "53"  #           push rbx
@@ -53,7 +72,7 @@ class Loop:
         self._memory.write(code)
         self._arguments = arguments
         address = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
-        kinds = [ctypes.c_char_p] * len(arguments)
+        kinds = [ctypes.c_char_p if isinstance(a, bytes) else ctypes.c_long for a in arguments]
         self._call = ctypes.CFUNCTYPE(None, ctypes.c_long, *kinds)(address)
 
     def ns_per_call(self, calls: int, slices: int) -> float:
@@ -69,6 +88,11 @@ class Loop:
 
 def getppid() -> Loop:
     return Loop(_GETPPID)
+
+
+def read(fd: int) -> Loop:
+    """Of one byte."""
+    return Loop(_READ, fd)
 
 
 def open_close(path: str) -> Loop:

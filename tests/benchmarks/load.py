@@ -1,7 +1,8 @@
 """A machine with work on it: sleeping processes that wake now and then and touch files.
 
-As in the measurement of the model: N forked sleepers with 16 different names, each waking every 10 s for
-open/read/close, open/write/close and one stat() that fails.
+As in the measurement of the model: N forked sleepers with 16 different names, each waking every 10 s (20 s
+where there are thousands) for open/read/close, open/write/close and one stat() that fails. Three quarters of
+them are in four cgroups, where version 2 is mounted.
 
     with Load(2000):
         ...
@@ -23,6 +24,9 @@ _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_NAME: Final = 15
 _NAMES: Final = 16
 _PERIOD_S: Final = 10.0
+_GONE_S: Final = 20.0
+_MANY: Final = 8000  # from so many on they wake half as often
+_CGROUPS: Final = Path("/sys/fs/cgroup")
 
 
 class Load:
@@ -44,20 +48,42 @@ class Load:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """The children get SIGKILL when their parent has gone."""
+        """The children get SIGKILL when their parent has gone; the folders can be removed when they are."""
         self._process.communicate()
+        for folder in cgroups(self._process.pid):
+            deadline_s = time.monotonic() + _GONE_S
+            while folder.exists():
+                try:
+                    folder.rmdir()
+                except OSError:
+                    if time.monotonic() > deadline_s:
+                        raise
+                    time.sleep(0.05)
 
 
-def _sleep(number: int, scratch: str) -> None:
+def cgroups(pid: int) -> list[Path]:
+    """Those that a load with this process id makes; none without cgroups of version 2."""
+    there = (_CGROUPS / "cgroup.procs").exists()
+    return [_CGROUPS / f"bench-{pid}-{number}" for number in range(4)] if there else []
+
+
+def _sleep(number: int, scratch: str, period_s: float, folder: Path | None) -> None:
     """One sleeper; the first waking is spread over the period."""
+    if folder:
+        (folder / "cgroup.procs").write_text("0")
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     name = ctypes.c_char_p(f"sleeper{number % _NAMES}".encode())
     ctypes.CDLL(None).prctl(_PR_SET_NAME, name, 0, 0, 0)
-    delay_s = random.Random(number).uniform(0, _PERIOD_S)
+    delay_s = random.Random(number).uniform(0, period_s)
     while True:
         time.sleep(delay_s)
-        delay_s = _PERIOD_S
+        delay_s = period_s
         _touch_files(scratch)
+
+
+def _folder(number: int, folders: list[Path]) -> Path | None:
+    """One of four sleepers is in none; the others take the folders in turn."""
+    return folders[(number - number // 4) % len(folders)] if folders and number % 4 else None
 
 
 def _touch_files(scratch: str) -> None:
@@ -75,11 +101,16 @@ def _touch_files(scratch: str) -> None:
 
 def main() -> None:
     """The parent's side: makes them, and lives until its stdin is closed."""
+    count = int(sys.argv[1])
+    period_s = _PERIOD_S * (2 if count >= _MANY else 1)
+    folders = cgroups(os.getpid())
+    for folder in folders:
+        folder.mkdir()
     with tempfile.NamedTemporaryFile(prefix="load-") as scratch:
-        for number in range(int(sys.argv[1])):
+        for number in range(count):
             if os.fork() == 0:
                 try:
-                    _sleep(number, scratch.name)
+                    _sleep(number, scratch.name, period_s, _folder(number, folders))
                 finally:
                     os._exit(1)
         print("ready", flush=True)
