@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Final
 
 import supervisor
-from supervisor import control, kprobe_events, status
+from supervisor import control, kprobe_events, linux, status, template
 from supervisor.aggregator import account, apps_groups, cgroups, internal
 from supervisor.aggregator import board as boards
 from supervisor.aggregator import identities as slot_groups
@@ -31,7 +31,8 @@ from supervisor.runtime_dir import SAMPLES_SOCKET, RuntimeDir
 from supervisor.spawn import Account
 from supervisor.states import HAS_PROCESS, State
 from supervisor.unit import Unit
-from supervisor.units import AggregatorUnit, CoreUnit, House, ProgramUnit, close_storage
+from supervisor.units import AggregatorUnit, CoreUnit, House, ProgramUnit, TemplateUnit, close_storage
+from workers import base
 from workers.declaration import Program
 
 # How often the arbiter looks after what tells it nothing by itself.
@@ -91,16 +92,29 @@ class Arbiter:
         self.hierarchy = cgroup_hierarchy.find() if by_cgroup else None
         self._identities_fd = slot_groups.create(self._slots)
         self._cgroups_fd = cgroups.create()
+        account_of_readers = dataclasses.replace(options.account, capability=found.capability)
+        self.template = TemplateUnit(
+            self.loop,
+            self._config.supervision,
+            account_of_readers,
+            runtime_dir.samples.parent,
+            template.Work(
+                lambda message, descriptors: base.run(base.from_message(message, descriptors, programs)),
+                base.warm_up,
+            ),
+            self._on_change,
+        )
         house = House(
             self.loop,
             self._config.supervision,
-            dataclasses.replace(options.account, capability=found.capability),
+            account_of_readers,
             runtime_dir.samples.parent,
             theirs,
             options.attach,
             kprobe_events.tag(runtime_dir.path),
             Path(self._config.btf_path),
             self._on_change,
+            self.template,
         )
         self._defines = identities.defines(
             self._slots,
@@ -147,6 +161,9 @@ class Arbiter:
         enabled = [unit for unit in self.units if unit.config.enabled]
         names = ", ".join(unit.name for unit in enabled) or "none"
         log.info("version %s, kernel %s, programs: %s", supervisor.__version__, os.uname().release, names)
+        # What workers are copies of: made before anything has grown.
+        linux.let_go_of_files()
+        self.template.start()
         # The core first: the hooks of a fork must be there before anything is counted by process.
         if self._by_process():
             self.core.start()
@@ -179,11 +196,12 @@ class Arbiter:
         heard = self.aggregator.state is State.RUNNING
         for unit in self.units:
             unit.stop(signal.SIGTERM if heard else signal.SIGKILL)
+        self.template.stop(signal.SIGKILL)
         self._end_further()
 
     def _end_further(self) -> None:
         """Called at each change of state while ending."""
-        if any(unit.state in HAS_PROCESS for unit in self.units):
+        if any(unit.state in HAS_PROCESS for unit in [*self.units, self.template]):
             return
         if self.aggregator.state is not State.STOPPED:
             self.aggregator.stop()
@@ -345,7 +363,9 @@ class Arbiter:
             board.per_core[unit.number] = unit.config.maps_per_core
         board.kernel_bytes[-1] = self.core.kernel_bytes
         board.maps[-1] = len(self.core.loaded.maps) if self.core.loaded else 0
-        children = [unit.child for unit in (*self.units, self.aggregator, self.core) if unit.child]
+        children = [
+            unit.child for unit in (*self.units, self.template, self.aggregator, self.core) if unit.child
+        ]
         ended = os.times()
         cpu_s = ended.user + ended.system + ended.children_user + ended.children_system
         cpu_s += sum(status.usage(child.pid).cpu_s for child in children)

@@ -4,15 +4,24 @@ import ctypes
 import mmap
 import os
 import platform
-import weakref
+import signal
+from pathlib import Path
 from typing import Final
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
+# Keeps the interpreter's lock during a call.
+_locked: Final = ctypes.PyDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
 _libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
 _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+_locked.malloc.argtypes, _locked.malloc.restype = [ctypes.c_size_t], ctypes.c_void_p
+_locked.sbrk.argtypes, _locked.sbrk.restype = [ctypes.c_ssize_t], ctypes.c_void_p
+_locked.free.argtypes = [ctypes.c_void_p]
 _MAP_FAILED: Final = ctypes.c_void_p(-1).value
+_READ_ONLY: Final = mmap.PROT_READ
+_READ_WRITE: Final = mmap.PROT_READ | mmap.PROT_WRITE
 
+CLONE_PARENT: Final = 0x00008000
 CLONE_NEWNS: Final = 0x00020000
 MS_NOSUID: Final = 2
 MS_NODEV: Final = 4
@@ -29,6 +38,7 @@ PR_CAPBSET_READ: Final = 23
 PR_CAPBSET_DROP: Final = 24
 PR_SET_NO_NEW_PRIVS: Final = 38
 
+_SYS_CLONE: Final = {"x86_64": 56, "aarch64": 220, "riscv64": 220, "ppc64le": 120, "s390x": 120}
 _SYS_BPF: Final = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351}
 _BPF_MAP_CREATE: Final = 0
 _BPF_MAP_LOOKUP_ELEM: Final = 1
@@ -41,6 +51,11 @@ _BPF_PROG_GET_FD_BY_ID: Final = 13
 _BPF_OBJ_GET_INFO_BY_FD: Final = 15
 _BPF_LINK_CREATE: Final = 28
 _PERF_FLAG_FD_CLOEXEC: Final = 8
+
+# M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_ARENA_MAX of glibc's malloc.h.
+_SPARINGLY: Final = ((-3, 32768), (-1, 32768), (-8, 1))
+
+_LARGEST_GAP_BYTES: Final = 8192
 
 _CAP_VERSION_3: Final = 0x20080522
 CAP_SYS_ADMIN: Final = 21
@@ -79,20 +94,90 @@ def prctl(option: int, value: int = 0) -> int:
     return _check(_libc.prctl(option, ctypes.c_ulong(value), zero, zero, zero), f"prctl {option}")
 
 
-def map_shared(fd: int, size_bytes: int, *, writable: bool) -> memoryview:
-    """MAP_SHARED memory that is unmapped when nothing refers to it any more.
+def clone_sibling() -> int:
+    """A copy of this process that is its parent's child, not its own (clone(2), CLONE_PARENT): 0 in the copy.
+
+    Only for a process with one thread that has never had another. Python's own fork would write to every lock
+    and hook that modules have registered, which are half a megabyte of pages; a copy of one thread that
+    holds the interpreter's lock has nothing to put right. (glibc keeps the thread's old id in the copy; it
+    compares it with itself only.)
+    """
+    flags = [CLONE_PARENT | signal.SIGCHLD, 0]
+    if platform.machine() == "s390x":
+        flags.reverse()
+    return _check(
+        _locked.syscall(_SYS_CLONE[platform.machine()], *map(ctypes.c_long, [*flags, 0, 0, 0])), "clone"
+    )
+
+
+def use_memory_sparingly() -> None:
+    """Large blocks of memory go back to the system as soon as they are free, and threads share one heap
+    (mallopt(3)); another C library goes without."""
+    if hasattr(_libc, "mallopt"):
+        for option, value in _SPARINGLY:
+            _libc.mallopt(option, value)
+
+
+def close_gaps() -> None:
+    """Fills the gaps that freed blocks have left in the C library's heap, for good. What a copy of this
+    process allocates then lies together at the heap's end, and not in gaps of a hundred pages, each of which
+    it would have for itself."""
+    if not hasattr(_libc, "mallopt"):
+        return
+    first_end = end = _locked.sbrk(0)
+    while end == first_end:
+        last = _locked.malloc(_LARGEST_GAP_BYTES)
+        end = _locked.sbrk(0)
+    for size_bytes in range(_LARGEST_GAP_BYTES, 8, -16):
+        while (block := _locked.malloc(size_bytes)) < last:
+            pass
+        _locked.free(block)
+
+
+def let_go_of_files() -> None:
+    """Unmaps what this process has touched of the files that it maps and never wrote to (madvise(2)): the
+    code of its libraries, most of which was needed once, at import. What is needed again comes from the
+    page cache."""
+    mapping = (0, 0)
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        words = line.split()
+        if not words[0].endswith(":"):
+            first, last = (int(address, 16) for address in words[0].split("-"))
+            of_a_file = len(words) > 5 and words[5].startswith("/") and words[1] in ("r-xp", "r--p")
+            mapping = (first, last - first) if of_a_file else (0, 0)
+        elif words[:2] == ["Anonymous:", "0"] and mapping != (0, 0):
+            address, size_bytes = mapping
+            _libc.madvise(ctypes.c_void_p(address), ctypes.c_size_t(size_bytes), mmap.MADV_DONTNEED)
+
+
+class SharedMemory:
+    """MAP_SHARED memory of a descriptor, as bytes for numpy (np.asarray); unmapped when no array refers to it
+    any more. Raises OSError where the kernel refuses the mapping.
 
     Python's own mmap duplicates the descriptor and closes the copy: a process that maps each second would be
-    counted with a close call each second by the very program that counts them.
+    counted with a close call each second by the very program that counts them. An array type of ctypes would
+    be made and forgotten each second, which touches a hundred pages of Python's.
     """
-    protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
-    address = _libc.mmap(None, size_bytes, protection, mmap.MAP_SHARED, fd, 0)
-    if address == _MAP_FAILED:
-        number = ctypes.get_errno()
-        raise OSError(number, f"mmap: {os.strerror(number)}")
-    memory = (ctypes.c_uint8 * size_bytes).from_address(address)
-    weakref.finalize(memory, _libc.munmap, address, size_bytes)
-    return memoryview(memory).cast("B")
+
+    def __init__(self, fd: int, size_bytes: int, *, writable: bool) -> None:
+        self._size_bytes = 0
+        address = _libc.mmap(
+            None, size_bytes, _READ_WRITE if writable else _READ_ONLY, mmap.MAP_SHARED, fd, 0
+        )
+        if address == _MAP_FAILED:
+            number = ctypes.get_errno()
+            raise OSError(number, f"mmap: {os.strerror(number)}")
+        self._address, self._size_bytes = address, size_bytes
+        self.__array_interface__ = {
+            "version": 3,
+            "typestr": "|u1",
+            "shape": (size_bytes,),
+            "data": (address, not writable),
+        }
+
+    def __del__(self) -> None:
+        if self._size_bytes:
+            _libc.munmap(self._address, self._size_bytes)
 
 
 def keep_capability(capability: int | None) -> None:

@@ -21,6 +21,7 @@ log = logging.getLogger("ebpf-supervisor")
 
 def run(arguments: argparse.Namespace, config: Config) -> int:
     """Runs in the foreground; returns when everything of it has ended. Raises SupervisorError."""
+    linux.use_memory_sparingly()
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     stream_fd = take_stdout()
     logs.for_supervisor(config.supervision.loglevel)

@@ -6,10 +6,10 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from supervisor import kprobe_events, runtime_dir, spawn
+from supervisor import kprobe_events, runtime_dir, spawn, template
 from supervisor.aggregator import main as aggregator
 from supervisor.aggregator.account import Storage
 from supervisor.config.model import ProgramConfig, Supervision
@@ -19,13 +19,88 @@ from supervisor.kernel.handover import Loaded
 from supervisor.kernel.maps import KernelMap
 from supervisor.kernel.plans import FAMILIES, Family, HookReport, Preference
 from supervisor.loop import Loop, Timer
-from supervisor.spawn import Account
+from supervisor.spawn import Account, Child
 from supervisor.states import HAS_PROCESS, State
 from supervisor.unit import Unit
 from workers import base
 from workers.declaration import Program
 
 log = logging.getLogger("ebpf-supervisor")
+
+
+class TemplateUnit(Unit):
+    """The process that workers are copies of. A program that needs it while it is not there starts it."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        settings: Supervision,
+        account: Account,
+        folder: Path,
+        work: template.Work,
+        changed: Callable[[Unit], None],
+    ) -> None:
+        super().__init__("template", loop, settings, changed)
+        self._account = account
+        self._folder = folder
+        self._work = work
+        self._channel: socket.socket | None = None
+
+    def launch(self) -> None:
+        self._hang_up()
+        ours, theirs = template.channel()
+        ready, tell_ready = spawn.socket_pair()
+        with theirs, tell_ready:
+            child = spawn.spawn(
+                self.name,
+                lambda: template.run(theirs, tell_ready, self._work),
+                {theirs.fileno(), tell_ready.fileno()},
+                self._account,
+                self._settings.loglevel,
+                self._folder,
+            )
+        self._channel = ours
+        self.adopt_worker(child, ready)
+
+    def running_description(self) -> str:
+        return "workers can be made"
+
+    def copy(self, title: str, message: bytes, descriptors: Sequence[int]) -> Child:
+        """A child of ours that does `work`. Raises OSError when there is none to be had.
+
+        Without a template it is a fork of ours: it has more memory of its own, and does the same.
+        """
+        if self.state is not State.STOPPING:
+            self.start()
+        if self._channel:
+            try:
+                return template.request(self._channel, title, message, descriptors)
+            except BlockingIOError:
+                raise
+            except OSError as error:
+                self._hang_up()
+                self.kill(f"a worker was asked for and did not come: {error}")
+        return self._fork(title, message, descriptors)
+
+    def _fork(self, title: str, message: bytes, descriptors: Sequence[int]) -> Child:
+        def main() -> int:
+            signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))
+            return self._work.main(message, descriptors)
+
+        level = self._settings.loglevel
+        return spawn.spawn(title, main, set(descriptors), self._account, level, self._folder)
+
+    def stopped(self) -> None:
+        self._hang_up()
+
+    def ended(self, how: str) -> None:
+        self._hang_up()
+        super().ended(how)
+
+    def _hang_up(self) -> None:
+        if self._channel:
+            self._channel.close()
+            self._channel = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +116,7 @@ class House:
     tag: str
     btf_folder: Path
     changed: Callable[[Unit], None]
+    template: TemplateUnit
 
 
 def run_loader(channel: socket.socket, request: loader.Request) -> int:
@@ -432,20 +508,19 @@ class ProgramUnit(LoadingUnit):
             table_shape=self.storage.table_shape,
             ledger_fd=self.storage.ledger_fd,
             ledger_shape=self.storage.ledger_shape,
-            samples_path=Path(runtime_dir.SAMPLES_SOCKET),
+            samples_path=runtime_dir.SAMPLES_SOCKET,
             update_every_s=self.config.update_every_s,
-            ready=theirs,
-            lifeline=self.house.lifeline,
+            ready_fd=theirs.fileno(),
         )
-        child = spawn.spawn(
-            f"worker {self.name}",
-            lambda: base.run(assignment),
-            assignment.descriptors(),
-            self.house.account,
-            self.house.settings.loglevel,
-            self.house.samples_dir,
-        )
-        theirs.close()
+        try:
+            child = self.house.template.copy(
+                f"worker {self.name}", assignment.to_message(), assignment.descriptors()
+            )
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
         self.adopt_worker(child, ours)
 
     def _worker_maps(self) -> dict[str, KernelMap]:

@@ -4,28 +4,37 @@ table, and announces them with one message.
 It has no privilege, no kernel object of its own, and no state that its successor would miss.
 """
 
-import select
-import socket
+import os
+import signal
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, NamedTuple
 
+import msgpack
 import numpy as np
 
-from supervisor.kernel.maps import KernelMap, Maps, U64Array, used_pages
-from supervisor.pipeline import ledger, sample, table
+from supervisor import linux
+from supervisor.kernel.maps import (
+    ROWS_PER_PAGE,
+    USED_PAGES,
+    KernelMap,
+    MapInfo,
+    Maps,
+    U64Array,
+    used_pages,
+)
+from supervisor.pipeline import ledger, memory, sample, table
 from supervisor.pipeline.channel import Sender
-from supervisor.stop import StopFlag
-from workers.declaration import Program
+from workers.declaration import Column, Program
+
+_NS: Final = 1_000_000_000
 
 
-@dataclass(frozen=True)
-class Assignment:
+class Assignment(NamedTuple):
     """What a worker is given.
 
-    columns: those that there are. hooks: names of the attached ones. shards: rows of one slot. ready: written
-    to once the first sample is out. lifeline: becomes readable when the supervisor has gone.
+    columns: those that there are. hooks: names of the attached ones. shards: rows of one slot. ready_fd: of a
+    socket that is written to once the first sample is out.
     """
 
     program: Program
@@ -38,47 +47,140 @@ class Assignment:
     table_shape: table.Shape
     ledger_fd: int
     ledger_shape: ledger.Shape
-    samples_path: Path
+    samples_path: str
     update_every_s: int
-    ready: socket.socket
-    lifeline: socket.socket
+    ready_fd: int
 
-    def descriptors(self) -> set[int]:
-        held = {held.fd for held in self.maps.values()}
-        return held | {self.table_fd, self.ledger_fd, self.ready.fileno(), self.lifeline.fileno()}
+    def descriptors(self) -> list[int]:
+        """In the order in which `from_message` expects them."""
+        return [self.table_fd, self.ledger_fd, self.ready_fd, *(held.fd for held in self.maps.values())]
+
+    def to_message(self) -> bytes:
+        """All of it but the descriptors."""
+        (
+            program,
+            generation,
+            columns,
+            hooks,
+            maps,
+            shards,
+            _,
+            table_shape,
+            _,
+            ledger_shape,
+            path,
+            every_s,
+            _,
+        ) = self
+        infos = [(name, *held.info) for name, held in maps.items()]
+        packed: bytes = msgpack.packb(
+            [
+                *(program.name, generation, list(columns), list(hooks), infos, shards),
+                *(table_shape, ledger_shape, path, every_s),
+            ]
+        )
+        return packed
+
+
+def from_message(message: bytes, descriptors: Sequence[int], programs: Mapping[str, Program]) -> Assignment:
+    """The assignment as the worker has it, with descriptors of its own."""
+    name, generation, columns, hooks, infos, shards, table_shape, ledger_shape, path, every_s = (
+        msgpack.unpackb(message)
+    )
+    table_fd, ledger_fd, ready_fd, *map_fds = descriptors
+    return Assignment(
+        programs[name],
+        generation,
+        frozenset(columns),
+        frozenset(hooks),
+        {info[0]: KernelMap(MapInfo(*info[1:]), fd) for info, fd in zip(infos, map_fds, strict=True)},
+        shards,
+        table_fd,
+        table.Shape(*table_shape),
+        ledger_fd,
+        ledger.Shape(*ledger_shape),
+        path,
+        every_s,
+        ready_fd,
+    )
 
 
 def run(assignment: Assignment) -> int:
-    """The worker's main function; returns its exit status."""
-    stop = StopFlag()
-    worker = _Worker(assignment)
+    """The worker's main function; returns its exit status. SIGTERM must be blocked: it is waited for."""
+    supervisor = os.getppid()
+    sender = Sender(assignment.samples_path)
+    worker = _Worker(assignment, sender.send)
     worker.sample()
-    assignment.ready.send(b"READY")
-    every_ns = assignment.update_every_s * 1_000_000_000
-    poller = select.poll()
-    poller.register(assignment.lifeline.fileno(), select.POLLIN)
-    poller.register(stop.wakeup.fileno(), select.POLLIN)
-    while not stop:
-        due_ns = (time.monotonic_ns() // every_ns + 1) * every_ns
-        while (left_ns := due_ns - time.monotonic_ns()) > 0:
-            for fd, _ in poller.poll(left_ns // 1_000_000 + 1):
-                if fd == assignment.lifeline.fileno():
-                    return 0
-            if stop:
-                break
+    os.write(assignment.ready_fd, b"READY")
+    every_ns = assignment.update_every_s * _NS
+    while not _told_to_stop((time.monotonic_ns() // every_ns + 1) * every_ns):
+        # Its end kills us (PR_SET_PDEATHSIG); this is for the case that it should not.
+        if os.getppid() != supervisor:
+            return 0
         worker.sample()
-    worker.close()
+    worker.sample()
+    sender.close()
     return 0
 
 
+def _told_to_stop(due_ns: int) -> bool:
+    """Waits until the moment has come, or less long if SIGTERM does; whether it was that."""
+    left_ns = due_ns - time.monotonic_ns()
+    return signal.sigtimedwait(_STOP, max(0, left_ns) / _NS) is not None
+
+
+_STOP: Final = (signal.SIGTERM,)
+
+
+def warm_up() -> None:
+    """Does what a worker does each second, with memory that stands for a kernel's and for nobody to listen:
+    what Python makes at first use is there when copies are made, and need not be made in each."""
+    rows, columns = ROWS_PER_PAGE, 4
+    program = Program("warm-up", "", (), tuple(Column(str(n), "") for n in range(columns)))
+    info = MapInfo("rows", 1, rows * columns * 8, linux.BPF_F_MMAPABLE)
+    table_shape, ledger_shape = table.Shape(rows, columns), ledger.Shape(rows, columns, entities=1)
+    table_fd, ledger_fd = table.create(program.name, table_shape), ledger.create(program.name, ledger_shape)
+    rows_fd = memory.create("rows", info.stride_bytes)
+    used_info = MapInfo(USED_PAGES, 1, 8, linux.BPF_F_MMAPABLE)
+    used_fd = memory.create(USED_PAGES, used_info.stride_bytes)
+    given = Assignment(
+        program=program,
+        generation=0,
+        columns=frozenset(range(columns)),
+        hooks=frozenset(),
+        maps={"rows": KernelMap(info, rows_fd), USED_PAGES: KernelMap(used_info, used_fd)},
+        shards=1,
+        table_fd=table_fd,
+        table_shape=table_shape,
+        ledger_fd=ledger_fd,
+        ledger_shape=ledger_shape,
+        samples_path="",
+        update_every_s=1,
+        ready_fd=-1,
+    )
+    given = from_message(given.to_message(), given.descriptors(), {program.name: program})
+    worker = _Worker(given, lambda message: True)
+    for _ in range(_SPECIALISED):
+        worker.sample()
+        _told_to_stop(0)
+    for fd in (table_fd, ledger_fd, rows_fd, used_fd):
+        os.close(fd)
+
+
+# So often a function is run before CPython 3.11 has rewritten its code for good.
+_SPECIALISED: Final = 64
+
+
 class _Worker:
-    def __init__(self, assignment: Assignment) -> None:
+    """send: takes a message, or drops it; never waits."""
+
+    def __init__(self, assignment: Assignment, send: Callable[[bytes], bool]) -> None:
         self._given = assignment
         self._program = assignment.program
         self._table = table.Writer(assignment.table_fd, assignment.table_shape)
         self._baseline = ledger.Baseline(assignment.ledger_fd, assignment.ledger_shape)
         self._columns = tuple(sorted(assignment.columns))
-        self._sender = Sender(assignment.samples_path)
+        self._send = send
 
     def sample(self) -> None:
         """Reads, writes, announces; never waits. A message that nobody takes is not made up for: the
@@ -93,15 +195,15 @@ class _Worker:
             program=program.name,
             generation=given.generation,
             sequence=sequence,
-            tick=sampled_ns // (given.update_every_s * 1_000_000_000),
+            tick=sampled_ns // (given.update_every_s * _NS),
             sampled_ns=sampled_ns,
             rows=len(numbers),
             columns=self._columns,
-            gauges=program.gauges(given.maps) if program.gauges else {},
-            names=program.names(given.maps, given.hooks) if program.names else {},
+            gauges=dict(program.gauges(given.maps)) if program.gauges else {},
+            names=dict(program.names(given.maps, given.hooks)) if program.names else {},
             losses=program.losses(given.maps) if program.losses else 0,
         )
-        self._sender.send(sample.pack(announced))
+        self._send(sample.pack(announced))
 
     def _read(self) -> U64Array:
         read = self._program.read or self._read_rows
@@ -115,6 +217,3 @@ class _Worker:
         if shards > 1:
             words = words.reshape(-1, shards, words.shape[1]).sum(axis=1, dtype=np.uint64)
         return words[: self._given.table_shape.rows]
-
-    def close(self) -> None:
-        self._sender.close()

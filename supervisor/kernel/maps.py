@@ -9,8 +9,7 @@ same either way. The kernel rounds each element up to 8 bytes (kernel/bpf/arraym
 import ctypes
 import mmap
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -42,8 +41,7 @@ ROWS_PER_PAGE: Final = 256
 _PAGED: Final = frozenset({"rows", "task"})
 
 
-@dataclass(frozen=True)
-class MapInfo:
+class MapInfo(NamedTuple):
     """Shape of one map. entries, value_bytes: of its elements, as the kernel has them."""
 
     name: str
@@ -61,8 +59,7 @@ class MapInfo:
         return (self.value_bytes + 7) // 8 * 8
 
 
-@dataclass(frozen=True)
-class KernelMap:
+class KernelMap(NamedTuple):
     """A map that this process holds a descriptor of."""
 
     info: MapInfo
@@ -85,9 +82,8 @@ class KernelMap:
         entries = entries or self.info.entries
         size = entries * self.info.stride_bytes
         if self.mapped:
-            flat = np.frombuffer(
-                linux.map_shared(self.fd, _whole_pages(size), writable=False), np.uint8, size
-            )
+            memory = linux.SharedMemory(self.fd, _whole_pages(size), writable=False)
+            flat: npt.NDArray[np.uint8] = np.asarray(memory)[:size]
         else:
             flat = np.zeros(size, np.uint8)
             linux.bpf_read_array(self.fd, entries, self.info.stride_bytes, flat.ctypes.data)
@@ -111,8 +107,8 @@ class Words:
         self._mapped: U64Array | None = None
         if held.mapped:
             size = held.info.entries * held.info.stride_bytes
-            memory = linux.map_shared(held.fd, _whole_pages(size), writable=True)
-            self._mapped = np.frombuffer(memory, np.uint64, held.info.entries)
+            memory = linux.SharedMemory(held.fd, _whole_pages(size), writable=True)
+            self._mapped = np.asarray(memory)[:size].view(np.uint64)
 
     def set(self, index: int, value: int) -> None:
         """Raises OSError where the kernel refuses it."""

@@ -10,8 +10,7 @@ neither, whatever instruction the aggregator is killed at:
     4. the journal is marked empty
 """
 
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,10 +26,11 @@ SAMPLED_NS: Final = 2  # when that was read from the kernel
 _HEAD_WORDS: Final = 3
 _STATE, _COUNT, _ENTITIES = 0, 1, 2
 _EMPTY, _VALID = 0, 1
+# A worker looks at no fewer rows than these.
+_FEWEST_ROWS: Final = 1024
 
 
-@dataclass(frozen=True)
-class Shape:
+class Shape(NamedTuple):
     """rows and columns as in the table; entities: how many rows of totals there are; derived: how many totals
     each of them has behind those of the columns."""
 
@@ -59,7 +59,11 @@ def create(program: str, shape: Shape) -> int:
 
 
 class Baseline:
-    """The worker's view: what the aggregator has taken already."""
+    """The worker's view: what the aggregator has taken already.
+
+    used: so many rows have ever held anything. The rest of the baseline is never touched, because memory
+    that nobody has touched takes none.
+    """
 
     def __init__(self, fd: int, shape: Shape) -> None:
         at = memory.views(fd, shape.fields(), writable=False)
@@ -69,13 +73,12 @@ class Baseline:
     def changed(self, generation: int, live: U64Array) -> U32Array:
         """Numbers of the rows whose values are not those last taken; live: all rows or the first of them.
         Column by column, because a comparison of whole rows costs three times as much."""
-        if int(self._head[GENERATION]) != generation:
-            return np.flatnonzero(live.any(axis=1)).astype(np.uint32)
-        baseline = self._baseline[: len(live)]
-        differs = live[:, 0] != baseline[:, 0]
-        for column in range(1, live.shape[1]):
-            differs |= live[:, column] != baseline[:, column]
-        return np.flatnonzero(differs).astype(np.uint32)
+        known = int(self._head[GENERATION]) == generation
+        differs = np.zeros(len(live), np.bool_)
+        for column in range(live.shape[1]):
+            differs |= live[:, column] != (self._baseline[: len(live), column] if known else 0)
+        # Not np.flatnonzero: what it goes through in Python, each worker would have for itself.
+        return differs.nonzero()[0].astype(np.uint32)
 
 
 class Ledger:
@@ -116,7 +119,8 @@ class Ledger:
 
     def start_generation(self, generation: int) -> None:
         """The kernel's counters were made anew and start at 0; the totals stay."""
-        self._at["baseline"][:] = 0
+        if self.generation:  # else nothing has been taken yet, and what is not touched takes no memory
+            self._at["baseline"][:] = 0
         self._at["head"][GENERATION] = generation
 
     def deltas(self, numbers: U32Array, values: U64Array) -> U64Array:

@@ -1,6 +1,7 @@
 """Shared memory without a name: a memfd, sealed at its size, that children inherit."""
 
 import fcntl
+import math
 import mmap
 import os
 from collections.abc import Mapping
@@ -33,16 +34,19 @@ def size_of(fields: Mapping[str, Field]) -> int:
 
 def views(fd: int, fields: Mapping[str, Field], *, writable: bool) -> dict[str, npt.NDArray[Any]]:
     """The fields as arrays over the memory."""
-    memory = linux.map_shared(fd, size_of(fields), writable=writable)
+    memory = np.asarray(linux.SharedMemory(fd, size_of(fields), writable=writable))
     found, offset = {}, 0
-    for name, (kind, shape) in fields.items():
-        count = int(np.prod(shape))
-        found[name] = np.frombuffer(memory, kind, count, offset).reshape(shape)
-        offset += _padded((kind, shape))
+    for name, field in fields.items():
+        kind, shape = field
+        found[name] = np.ndarray(shape, kind, memory, offset)
+        offset += _padded(field)
     return found
 
 
-def _padded(field: Field) -> int:
+def _bytes(field: Field) -> int:
     kind, shape = field
-    size = int(np.prod(shape)) * np.dtype(kind).itemsize
-    return (size + _ALIGNMENT - 1) // _ALIGNMENT * _ALIGNMENT
+    return math.prod(shape) * np.dtype(kind).itemsize
+
+
+def _padded(field: Field) -> int:
+    return (_bytes(field) + _ALIGNMENT - 1) // _ALIGNMENT * _ALIGNMENT

@@ -12,7 +12,7 @@ import os
 import struct
 import time
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,8 +27,7 @@ _SEQUENCE, _PUBLISHED_NS = 0, 1
 _HOLDS, _COUNT = 0, 1
 
 
-@dataclass(frozen=True)
-class Shape:
+class Shape(NamedTuple):
     """rows and columns of a program's table."""
 
     rows: int

@@ -179,6 +179,47 @@ def test_a_process_that_hangs_is_replaced_and_nothing_is_lost(run: Run, work: Wo
     before.exactly(10_007)
 
 
+# ---- the template
+
+
+def template_of(run: Run) -> int:
+    """The process that workers are copies of, once there is one."""
+    return wait_for("a template", lambda: with_title(run, "template"))[0]
+
+
+def test_a_template_that_is_killed_costs_nothing_and_the_next_worker_finds_another(
+    run: Run, work: Workload
+) -> None:
+    before, there, template = Counted(run), units(run), template_of(run)
+    os.kill(template, signal.SIGKILL)
+    wait_for("another template", lambda: template_of(run) != template)
+    work.do("open", 1009)
+    assert units(run) == there
+    os.kill(there["fd"], signal.SIGKILL)
+    work.do("open", 1013)
+    wait_replaced(run, "fd", there["fd"])
+    assert {**units(run), "fd": 0} == {**there, "fd": 0}
+    before.exactly(1009 + 1013)
+
+
+def test_a_template_that_hangs_is_replaced_when_a_worker_is_asked_of_it(run: Run, work: Workload) -> None:
+    before, there, template = Counted(run), units(run), template_of(run)
+    os.kill(template, signal.SIGSTOP)
+    os.kill(there["fd"], signal.SIGKILL)
+    work.do("open", 1009)
+    wait_replaced(run, "fd", there["fd"])
+    assert template_of(run) != template
+    assert {**units(run), "fd": 0} == {**there, "fd": 0}
+    before.exactly(1009)
+
+
+def test_a_worker_is_a_child_of_the_supervisor_and_in_a_session_of_its_own(run: Run) -> None:
+    """Though it is a copy of the template: so a signal to anybody's group leaves it alone."""
+    fd = units(run)["fd"]
+    fields = Path(f"/proc/{fd}/stat").read_text().rpartition(")")[2].split()
+    assert (int(fields[1]), int(fields[3])) == (run.process.pid, fd)
+
+
 # ---- a reader that sleeps
 
 

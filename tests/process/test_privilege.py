@@ -21,7 +21,7 @@ from workers.registry import find
 pytestmark = pytest.mark.kernel
 
 PROGRAMS: Final = ("process", "fd", "disk", "softirq")
-ROLES: Final = (*(f"worker {name}" for name in PROGRAMS), "aggregator")
+ROLES: Final = (*(f"worker {name}" for name in PROGRAMS), "aggregator", "template")
 NOBODY: Final = 65534
 
 
@@ -133,10 +133,10 @@ def test_its_standard_descriptors_lead_nowhere_but_to_the_log(run: Run, role: st
 def test_a_worker_holds_what_it_works_with_and_nothing_else(run: Run, name: str) -> None:
     pid = pid_of(run, f"worker {name}")
     held = Counter(kind_of(link) for link in descriptors(pid).values())
-    # Its log; "ready", the lifeline, the pair that a signal wakes it by, and the samples' connection.
+    # Its log; "ready" and the samples' connection.
     assert held.keys() == {"null", "pipe", "socket", "map", "event", "memory"}
     assert (held["null"], held["pipe"]) == (2, 1)
-    assert held["socket"] <= 5
+    assert held["socket"] <= 2
     assert held["map"] == len(find(name).maps)
     assert memory_names(pid) == {f"table:{name}", f"ledger:{name}"}
 
@@ -151,6 +151,11 @@ def test_the_aggregator_holds_what_it_works_with_and_nothing_else(run: Run) -> N
     assert held["socket"] <= 5 + len(PROGRAMS)
     of_programs = {f"{what}:{name}" for what in ("table", "ledger") for name in PROGRAMS}
     assert memory_names(pid) == {*of_programs, "board", "identities"}
+
+
+def test_the_template_holds_its_log_and_its_line_to_the_supervisor_and_nothing_else(run: Run) -> None:
+    held = Counter(kind_of(link) for link in descriptors(pid_of(run, "template")).values())
+    assert held == {"null": 2, "pipe": 1, "socket": 1}
 
 
 def test_a_worker_has_no_map_of_another_program(run: Run) -> None:

@@ -332,3 +332,38 @@ def test_what_has_stood_in_a_frame_is_remembered(make: Callable[[], House]) -> N
     house.account.ledger.announced[2] = 1
     house.another_aggregator()
     assert house.account.ledger.announced.tolist() == [0, 0, 1, 0]
+
+
+def memory_bytes(fd: int) -> int:
+    """What the pages of a memfd take that somebody has touched."""
+    return os.fstat(fd).st_blocks * 512
+
+
+def test_rows_that_no_process_ever_had_take_no_memory() -> None:
+    """Of 32,768 rows for 20 counters, which would take 15 MB."""
+    shape = ledger.Shape(32_768, 20, entities=1)
+    fd = ledger.create("l", shape)
+    live: U64Array = np.zeros((shape.rows, shape.columns), np.uint64)
+    live[5] = 7
+    taker, baseline = ledger.Ledger(fd, shape), ledger.Baseline(fd, shape)
+    taker.start_generation(1)
+    for sequence in (1, 2):
+        numbers = baseline.changed(1, live[:256])  # what a worker reads: the pages of rows in use
+        assert numbers.tolist() == [5]
+        totals = np.zeros((1, shape.columns), np.uint64)
+        taker.commit(sequence, 1, numbers, live[numbers], np.zeros(1, np.uint32), totals)
+        live[5] += 1
+    assert memory_bytes(fd) < 400_000
+    os.close(fd)
+
+
+@pytest.mark.parametrize("row", [1023, 1024, 2047, 2048, 31_337, 32_767])
+def test_a_change_in_any_row_is_found_however_far_behind_the_others(row: int) -> None:
+    shape = ledger.Shape(32_768, 2, entities=1)
+    fd = ledger.create("l", shape)
+    live: U64Array = np.zeros((shape.rows, shape.columns), np.uint64)
+    baseline = ledger.Baseline(fd, shape)
+    assert baseline.changed(0, live).tolist() == []
+    live[row, 1] = 1
+    assert baseline.changed(0, live).tolist() == [row]
+    os.close(fd)

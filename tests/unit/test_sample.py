@@ -1,7 +1,6 @@
 """The message that announces a sample: there and back, and 20,000 others that are none."""
 
 import random
-from dataclasses import replace
 from typing import Any
 
 import msgpack
@@ -48,7 +47,7 @@ def is_sound(sample: Sample) -> bool:
 
 def test_there_and_back() -> None:
     assert unpack(pack(SAMPLE)) == SAMPLE
-    empty = replace(SAMPLE, columns=(), gauges={}, names={}, program="")
+    empty = SAMPLE._replace(columns=(), gauges={}, names={}, program="")
     assert unpack(pack(empty)) == empty
 
 
