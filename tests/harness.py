@@ -215,7 +215,7 @@ class Run:
         subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def status(self) -> dict[str, Any]:
-        """What `ebpfctl --json status` prints; asked without a process, which a guest takes seconds to start."""
+        """What `ebpfctl --json status` prints; without a process, which a guest takes seconds to start."""
         return next(ask(self.directory, {"command": "status", "names": []}))
 
     def program(self, name: str) -> dict[str, Any]:
