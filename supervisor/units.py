@@ -474,8 +474,7 @@ class ProgramUnit(LoadingUnit):
 
         def prepare(tables: loader.Tables) -> None:
             for queue, values in queues.items():
-                for value in values:
-                    tables.push(queue, value)
+                tables.push(queue, values)
 
         return loader.Request(
             self.program.source,
