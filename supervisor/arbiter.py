@@ -31,7 +31,16 @@ from supervisor.runtime_dir import SAMPLES_SOCKET, RuntimeDir
 from supervisor.spawn import Account
 from supervisor.states import HAS_PROCESS, State
 from supervisor.unit import Unit
-from supervisor.units import AggregatorUnit, CoreUnit, House, ProgramUnit, TemplateUnit, close_storage
+from supervisor.units import (
+    AggregatorUnit,
+    CoreUnit,
+    House,
+    Loaders,
+    ProgramUnit,
+    TemplateUnit,
+    close_storage,
+    places_for_loaders,
+)
 from workers import base
 from workers.declaration import Program
 
@@ -113,6 +122,7 @@ class Arbiter:
             options.attach,
             kprobe_events.tag(runtime_dir.path),
             Path(self._config.btf_path),
+            Loaders(places_for_loaders()),
             self._on_change,
             self.template,
         )

@@ -1,5 +1,6 @@
 """The two kinds of units: programs, each with a loader and a worker, and the aggregator."""
 
+import collections
 import dataclasses
 import logging
 import os
@@ -8,6 +9,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 from supervisor import kprobe_events, runtime_dir, spawn, template
 from supervisor.aggregator import main as aggregator
@@ -103,6 +105,48 @@ class TemplateUnit(Unit):
             self._channel = None
 
 
+class Loaders:
+    """Lets a few loaders run at a time: each takes a processor and 100 MB. Units get their turn in
+    the order in which they asked."""
+
+    def __init__(self, places: int) -> None:
+        self._free = places
+        self._waiting: collections.deque[LoadingUnit] = collections.deque()
+
+    def admit(self, unit: "LoadingUnit") -> None:
+        """Has it fork its loader, now or when a place is free. Raises OSError when that is now and fails."""
+        if not self._free:
+            self._waiting.append(unit)
+            unit.description = "waiting for its turn to load"
+            return
+        unit.fork_loader()
+        self._free -= 1
+
+    def forget(self, unit: "LoadingUnit") -> None:
+        """It does not want to load any more."""
+        if unit in self._waiting:
+            self._waiting.remove(unit)
+
+    def left(self) -> None:
+        """A loader has ended."""
+        self._free += 1
+        while self._free and self._waiting:
+            unit = self._waiting.popleft()
+            try:
+                self.admit(unit)
+            except OSError as error:
+                unit.failed(f"cannot be started: {error.strerror}")
+
+
+# More at a time would be hardly faster, and each takes memory.
+_MOST_LOADERS: Final = 4
+
+
+def places_for_loaders() -> int:
+    """How many loaders may run at a time here."""
+    return min(_MOST_LOADERS, len(os.sched_getaffinity(0)))
+
+
 @dataclasses.dataclass(frozen=True)
 class House:
     """What all units share."""
@@ -115,6 +159,7 @@ class House:
     attach: str  # the command line's choice of plans, auto = the configuration's
     tag: str
     btf_folder: Path
+    loaders: Loaders
     changed: Callable[[Unit], None]
     template: TemplateUnit
 
@@ -148,7 +193,20 @@ class LoadingUnit(Unit):
         raise NotImplementedError
 
     def load(self) -> None:
-        """Forks the loader."""
+        """Forks the loader as soon as it is its turn."""
+        self.house.loaders.admit(self)
+
+    def stop(self, first: signal.Signals = signal.SIGTERM) -> None:
+        self.house.loaders.forget(self)
+        super().stop(first)
+
+    def _release(self, child: spawn.Child) -> None:
+        super()._release(child)
+        if self._channel:
+            self.house.loop.after(0, self.house.loaders.left)
+
+    def fork_loader(self) -> None:
+        """Raises OSError when the system has no process to give."""
         request = dataclasses.replace(self.request(), btf_folder=self.house.btf_folder)
         ours, theirs = spawn.socket_pair(socket.SOCK_SEQPACKET)
         keep = {theirs.fileno(), *(held.fd for held in request.shared.values())}
@@ -416,8 +474,7 @@ class ProgramUnit(LoadingUnit):
 
         def prepare(tables: loader.Tables) -> None:
             for queue, values in queues.items():
-                for value in values:
-                    tables.push(queue, value)
+                tables.push(queue, values)
 
         return loader.Request(
             self.program.source,

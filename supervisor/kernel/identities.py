@@ -196,8 +196,7 @@ class Seeding:
         self._reserved = min(slots // 2, there + 256)
 
     def prepare(self, tables: Tables) -> None:
-        for slot in reversed(range(self._reserved, self._slots)):
-            tables.push("free_slots", slot)
+        tables.push("free_slots", reversed(range(self._reserved, self._slots)))
 
     def finish(self, tables: Tables) -> None:
         """Raises Unavailable where the kernel does not follow the orders."""
@@ -215,8 +214,7 @@ class Seeding:
                 planter.find_cgroups(self._hierarchy)
         finally:
             tables.set("words", _LOADER, 0)
-        for slot in reversed(free):
-            tables.push("free_slots", slot)
+        tables.push("free_slots", reversed(free))
 
 
 # Kinds of orders (enum order_kind in task.bpf.c).

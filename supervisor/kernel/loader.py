@@ -102,9 +102,11 @@ class Tables:
 
     maps: Mapping[str, KernelMap]
 
-    def push(self, name: str, value: int) -> None:
-        """Puts a u32 into a queue map."""
-        self._update(name, None, ctypes.c_uint32(value))
+    def push(self, name: str, values: Iterable[int]) -> None:
+        """Puts u32s into a queue or stack map, one after the other."""
+        element = ctypes.c_uint32()
+        for element.value in values:
+            self._update(name, None, element)
 
     def set(self, name: str, index: int, value: int) -> None:
         """Sets a u64 of an array map."""
