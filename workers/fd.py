@@ -13,6 +13,7 @@ def _open_and_close() -> None:
     os.close(os.open("/dev/null", os.O_RDONLY))
 
 
+# The result is a long on some kernels and an int on others: of an int only half of the register is defined.
 OPEN = Hook(
     "open",
     entry=(
@@ -25,9 +26,15 @@ OPEN = Hook(
         ),
     ),
     returning=(
-        function_plan("fexit", "do_sys_openat2", "on_open", "(long)args[3]"),
-        function_plan("kretprobe", "do_sys_openat2", "on_open", "PT_REGS_RC(args)"),
-        function_plan("kretprobe", "do_sys_open", "on_open", "PT_REGS_RC(args)"),
+        function_plan(
+            "fexit",
+            "do_sys_openat2",
+            "on_open",
+            "(int)args[DO_SYS_OPENAT2_ARGS]",
+            field="do_sys_openat2()",
+        ),
+        function_plan("kretprobe", "do_sys_openat2", "on_open", "(int)PT_REGS_RC(args)"),
+        function_plan("kretprobe", "do_sys_open", "on_open", "(int)PT_REGS_RC(args)"),
         syscall_plan(
             leaving("openat", "on_open"),
             *(leaving(call, "on_open", optional=True) for call in _OTHER_OPEN_CALLS),
