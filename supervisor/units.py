@@ -115,6 +115,8 @@ class Loaders:
 
     def admit(self, unit: "LoadingUnit") -> None:
         """Has it fork its loader, now or when a place is free. Raises OSError when that is now and fails."""
+        if unit in self._waiting:
+            return
         if not self._free:
             self._waiting.append(unit)
             unit.description = "waiting for its turn to load"
