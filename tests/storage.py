@@ -14,7 +14,8 @@ from tests.harness import wait_for
 BLOCK_BYTES: Final = 4096
 _SECTOR_BYTES: Final = 512
 _MKFS: Final = {
-    "ext4": ("mkfs.ext4", "-q", "-F"),
+    # What older kernels do not know is left out, and what a new file system would do behind one's back.
+    "ext4": ("mkfs.ext4", "-q", "-F", "-O", "^orphan_file", "-E", "lazy_itable_init=0,lazy_journal_init=0"),
     "xfs": ("mkfs.xfs", "-q", "-f"),
     "btrfs": ("mkfs.btrfs", "-q", "-f"),
 }
@@ -86,7 +87,7 @@ def nfs_server(folder: Path) -> Iterator[str]:
         mountd = subprocess.Popen(["rpc.mountd", "--foreground"])
         stack.callback(mountd.wait)
         stack.callback(mountd.terminate)
-        command("rpc.nfsd", "--grace-time", "10", "--lease-time", "10", "2")
+        command("rpc.nfsd", "-G", "10", "-L", "10", "2")
         stack.callback(command, "rpc.nfsd", "0")
         # Nobody has anything to claim again after the server's start.
         end = Path("/proc/fs/nfsd/v4_end_grace")
