@@ -227,6 +227,7 @@ def test_a_stdout_whose_reader_has_gone_is_an_orderly_end(tmp_path: Path) -> Non
     os.close(writing)
     assert answer.returncode == 0
     assert "nobody reads the stream" in answer.stderr or "the stream is at its end" in answer.stderr
+    told(answer)
     assert not (tmp_path / "run").exists()
 
 
