@@ -34,8 +34,11 @@ class Feature:
 
 
 def check(*, as_json: bool) -> int:
-    """Prints the answer; 0 when every program has a plan for all its hooks, else 1. Types of file systems that
-    are not mounted, md arrays that there are not, and events that no Linux has are no fault."""
+    """Prints the answer; 0 when every program has a plan for all its hooks, else 1.
+
+    Types of file systems that are not mounted, md arrays that are not there, and events that no Linux has are
+    no fault.
+    """
     logs.for_supervisor("error")
     features = list(_features())
     programs = _programs()

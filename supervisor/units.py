@@ -18,8 +18,8 @@ from supervisor.config.model import ProgramConfig, Supervision
 from supervisor.errors import SupervisorError, Unavailable
 from supervisor.kernel import handover, identities, loader, maps
 from supervisor.kernel.handover import Loaded
-from supervisor.kernel.maps import KernelMap
 from supervisor.kernel.loader import NOT_OFFERED, NOT_THERE
+from supervisor.kernel.maps import KernelMap
 from supervisor.kernel.plans import FAMILIES, Family, HookReport, Preference
 from supervisor.loop import Loop, Timer
 from supervisor.spawn import Account, Child
@@ -460,10 +460,10 @@ class ProgramUnit(LoadingUnit):
         return 0 if not plans else 2 if plans & {"fentry", "fexit"} else 1
 
     def start(self) -> None:
-        """A program that the configuration does not run is stopped again after its lifetime."""
+        """A program that the configuration does not run is stopped again, its lifetime after its first start."""
         if self.state in HAS_PROCESS:
             return
-        if not self.config.enabled and self.config.lifetime_s:
+        if not self.config.enabled and self.config.lifetime_s and self._end is None:
             self._ends_s = time.monotonic() + self.config.lifetime_s
             self._end = self.house.loop.after(self.config.lifetime_s, self.stop)
         super().start()
