@@ -460,7 +460,7 @@ class ProgramUnit(LoadingUnit):
         return 0 if not plans else 2 if plans & {"fentry", "fexit"} else 1
 
     def start(self) -> None:
-        """A program that the configuration does not run is stopped again, its lifetime after its first start."""
+        """A program that the configuration does not run is stopped again a lifetime after its first start."""
         if self.state in HAS_PROCESS:
             return
         if not self.config.enabled and self.config.lifetime_s and self._end is None:
