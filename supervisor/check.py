@@ -12,9 +12,9 @@ from typing import Any
 
 from supervisor import kprobe_events, logs, spawn, status_table
 from supervisor.errors import SupervisorError
-from supervisor.kernel import cgroup_hierarchy, handover, identities, loader, reading
+from supervisor.kernel import btf, cgroup_hierarchy, handover, identities, loader, reading
 from supervisor.kernel.handover import Loaded
-from supervisor.kernel.plans import Preference
+from supervisor.kernel.plans import HookReport, Preference
 from supervisor.units import lacking, run_loader
 from workers.declaration import Program
 from workers.registry import all_programs
@@ -34,7 +34,11 @@ class Feature:
 
 
 def check(*, as_json: bool) -> int:
-    """Prints the answer; 0 when every program has a plan for all its hooks, else 1."""
+    """Prints the answer; 0 when every program has a plan for all its hooks, else 1.
+
+    Types of file systems that are not mounted, md arrays that are not there, and events that no Linux has are
+    no fault.
+    """
     logs.for_supervisor("error")
     features = list(_features())
     programs = _programs()
@@ -48,10 +52,9 @@ def check(*, as_json: bool) -> int:
 
 
 def _features() -> Iterator[Feature]:
-    btf = Path("/sys/kernel/btf/vmlinux").exists()
-    yield Feature(
-        "BTF", btf, "/sys/kernel/btf/vmlinux" if btf else "absent", "" if btf else "no fentry plans"
-    )
+    types = btf.FOLDER / "vmlinux"
+    found = f"{types} (a configuration's `btf path` is not looked at)" if types.exists() else f"no {types}"
+    yield Feature("BTF", types.exists(), found, "" if types.exists() else "no fentry plans")
     pmu = kprobe_events.PMU.exists()
     yield Feature("kprobes", pmu, "kprobe PMU" if pmu else "absent", "" if pmu else "no kprobe plans")
     bpf = Path("/proc/sys/kernel/unprivileged_bpf_disabled").exists()
@@ -95,18 +98,21 @@ def _program(program: Program, core: Loaded, defines: dict[str, str | int], mark
         program.source, hooks, "return", Preference(), defines, shared, mark, numbers=program.numbers
     )
     loaded = _load(program.name, request)
-    attached = {hook.hook for hook in loaded.hooks if hook.attached}
-    wanted = [hook.name for hook in hooks if not hook.impossible]
-    missing = [name for name in wanted if name not in attached]
-    answer = {
-        "name": program.name,
-        "available": not missing,
-        "reason": loaded.error
-        or (f"without {', '.join(missing)}: {lacking(loaded.hooks)}" if missing else ""),
-        "hooks": [hook.told() for hook in loaded.hooks],
-    }
+    possible = [hook.name for hook in hooks if not hook.impossible]
+    hooks_told = [hook.told() for hook in loaded.hooks]
+    reason = loaded.error or _missing(possible, loaded.hooks)
     loaded.close()
-    return answer
+    return {"name": program.name, "available": not reason, "reason": reason, "hooks": hooks_told}
+
+
+def _missing(wanted: list[str], hooks: list[HookReport]) -> str:
+    """What a program is to do without, and why; "" where it has all it wants."""
+    attached = {hook.hook for hook in hooks if hook.attached}
+    missing = [name for name in wanted if name not in attached]
+    if not missing:
+        return ""
+    why = lacking([hook for hook in hooks if hook.hook in missing])
+    return f"without {', '.join(missing)}: {why}" if attached else f"no hook can be attached: {why}"
 
 
 def _load(name: str, request: loader.Request) -> Loaded:
@@ -137,9 +143,11 @@ def _text(answer: dict[str, Any]) -> str:
         )
     lines.append("")
     for program in answer["programs"]:
-        lines.append(f"  {_mark(program['available'])}  {program['name']:<10} {program['reason']}".rstrip())
+        some = any(hook["attached"] for hook in program["hooks"])
+        mark = "part" if some and not program["available"] else _mark(program["available"])
+        lines.append(f"  {mark}  {program['name']:<10} {program['reason']}".rstrip())
     return "\n".join(lines) + "\n" + status_table.hooks_table(answer["programs"])
 
 
 def _mark(yes: bool) -> str:
-    return "yes" if yes else "no "
+    return "yes " if yes else "no  "

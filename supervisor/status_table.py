@@ -15,6 +15,8 @@ COLUMNS: Final = (
     "KERNEL",
     "DESCRIPTION",
 )
+# A longer cell moves the rest of its own line, and not that of all others: 120 columns are enough for most.
+_WIDEST: Final = 24
 
 
 def table(answer: Mapping[str, Any], verbose: bool) -> str:
@@ -43,7 +45,7 @@ def _row(program: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    widths = [max(len(cell) for cell in column if len(cell) <= _WIDEST) for column in zip(*rows, strict=True)]
     lines = ("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
     return "\n".join(lines) + "\n"
 
@@ -67,12 +69,13 @@ def hooks_table(programs: Sequence[Mapping[str, Any]]) -> str:
 
 def _remark(hook: Mapping[str, Any]) -> str:
     """Why it is not attached; of what is, how many hits the kernel missed. A kretprobe can always miss some
-    (it has room for so many calls at once), so it says too when the kernel does not tell."""
+    (it has room for so many calls at once), so it says too when they are not told: by kernels before 6.7, and
+    of probes that are no links (Target.at_once)."""
     missed = hook.get("missed")
     if missed or (missed is not None and hook["plan"] == "kretprobe"):
         return f"missed hits: {missed}"
     if hook["attached"] and hook["plan"] == "kretprobe" and "missed" in hook:
-        return "missed hits: not told by this kernel"
+        return "missed hits: not told for such a probe here"
     return str(hook["reason"])
 
 

@@ -18,6 +18,7 @@ from supervisor.config.model import ProgramConfig, Supervision
 from supervisor.errors import SupervisorError, Unavailable
 from supervisor.kernel import handover, identities, loader, maps
 from supervisor.kernel.handover import Loaded
+from supervisor.kernel.loader import NOT_OFFERED, NOT_THERE
 from supervisor.kernel.maps import KernelMap
 from supervisor.kernel.plans import FAMILIES, Family, HookReport, Preference
 from supervisor.loop import Loop, Timer
@@ -252,7 +253,7 @@ class LoadingUnit(Unit):
         self.hooks = loaded.hooks
         if loaded.error or not any(hook.attached for hook in loaded.hooks):
             loaded.close()
-            self.unavailable(loaded.error or lacking(loaded.hooks))
+            self.unavailable(loaded.error or f"no hook can be attached: {lacking(loaded.hooks)}")
             return
         self.loaded = loaded
         self.kernel_bytes = sum(maps.kernel_bytes(held.fd) for held in loaded.maps.values())
@@ -305,12 +306,24 @@ def switched_off(program: Program, without: frozenset[str]) -> list[HookReport]:
     return [HookReport(hook.name, "", "", False, why) for hook in program.hooks if hook.name in without]
 
 
+# Said of plans for other kernels, and by hooks that no kernel has: of all reasons the least telling.
+_EXPECTED: Final = (NOT_THERE, NOT_OFFERED)
+
+
 def lacking(hooks: list[HookReport]) -> str:
-    """Why a program with none of its hooks is not available."""
+    """Why hooks could not be attached, in a few words: the most telling reason, and how many more there are.
+    Each plan's own stands in the table of hooks and, at debug, in the log."""
+    attached = {hook.hook for hook in hooks if hook.attached}
     reasons = dict.fromkeys(
-        f"{h.plan} {h.target}: {h.reason}".replace(" :", ":") for h in hooks if not h.attached
+        f"{h.target}: {h.reason}" if h.reason == NOT_THERE else h.reason
+        for h in hooks
+        if not h.attached and h.hook not in attached
     )
-    return "; ".join(reasons) or "it has no hook in this mode"
+    if not reasons:
+        return "it has no hook in this mode"
+    first = min(reasons, key=lambda reason: any(text in reason for text in _EXPECTED))
+    more = len(reasons) - 1
+    return first if not more else f"{first}, and {more} more reason{'s' if more > 1 else ''}"
 
 
 class CoreUnit(LoadingUnit):
@@ -400,7 +413,7 @@ class ProgramUnit(LoadingUnit):
         elif not self._wanted:
             self.unavailable("there is nothing for it to watch now; it starts when there is")
         elif not any(hook.attached for hook in self.hooks):
-            self.unavailable(lacking(self.hooks))
+            self.unavailable(f"no hook can be attached: {lacking(self.hooks)}")
         else:
             self._start_worker()
 
@@ -447,10 +460,10 @@ class ProgramUnit(LoadingUnit):
         return 0 if not plans else 2 if plans & {"fentry", "fexit"} else 1
 
     def start(self) -> None:
-        """A program that the configuration does not run is stopped again after its lifetime."""
+        """A program that the configuration does not run is stopped again a lifetime after its first start."""
         if self.state in HAS_PROCESS:
             return
-        if not self.config.enabled and self.config.lifetime_s:
+        if not self.config.enabled and self.config.lifetime_s and self._end is None:
             self._ends_s = time.monotonic() + self.config.lifetime_s
             self._end = self.house.loop.after(self.config.lifetime_s, self.stop)
         super().start()

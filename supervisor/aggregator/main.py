@@ -37,7 +37,7 @@ DONE: Final = 0  # the stream has no reader, or all frames asked for are written
 STOPPED: Final = 3  # told to stop
 
 _NS: Final = 1_000_000_000
-# How much of an interval a frame waits for late samples, and the most it ever waits.
+# How much of an interval a frame waits for late samples and for room in the pipe, and the most it ever does.
 _LATE_SHARE: Final = 0.4
 _LATE_MOST_S: Final = 0.5
 _REPEAT_S: Final = 60.0
@@ -118,6 +118,15 @@ def run(assignment: Assignment) -> int:
     return STOPPED
 
 
+@dataclass(frozen=True)
+class _Said:
+    """What stands in a frame. gone: entities that it withdraws. about_us: it has charts of the plugin."""
+
+    fresh: tuple[tuple[Account, ChartWriter], ...]
+    gone: tuple[int, ...]
+    about_us: bool
+
+
 class _Aggregator:
     def __init__(self, given: Assignment, receiver: Receiver) -> None:
         self._given = given
@@ -147,6 +156,7 @@ class _Aggregator:
                     self._identities.slots,
                 )
             self._words = Words(given.identity_maps["words"])
+        self._under_way: _Said | None = None
         self._dropped = 0
         self._dropped_told_s = -_REPEAT_S
 
@@ -205,13 +215,16 @@ class _Aggregator:
     def _gather(self, tick: int, stop: StopFlag) -> None:
         """Until every program that is due has announced its sample, or it is too late for the frame."""
         every_s = self._given.update_every_s
-        deadline_ns = time.monotonic_ns() + int(min(_LATE_MOST_S, _LATE_SHARE * every_s) * _NS)
+        deadline_ns = time.monotonic_ns() + int(self._patience_s() * _NS)
         now_s = tick * every_s
         while not stop and (left_ns := deadline_ns - time.monotonic_ns()) > 0 and self._missing(now_s):
             if self._receiver.wait(left_ns / _NS):
                 self._drain()
             elif hung_up(self._given.lifeline):
                 return
+
+    def _patience_s(self) -> float:
+        return min(_LATE_MOST_S, _LATE_SHARE * self._given.update_every_s)
 
     def _missing(self, now_s: int) -> bool:
         """Whether a sample is still to come. A program counts that has its kernel objects and has
@@ -255,12 +268,34 @@ class _Aggregator:
             self._words.set(SETTLED_NS, self._settled_ns)
 
     def _write_frame(self) -> bool:
+        """Writes a frame, or more of one that is larger than the pipe; True when it was the last one asked
+        for."""
+        patience_s = self._patience_s()
+        if self._under_way:
+            written, said = self._output.go_on(patience_s), self._under_way
+        else:
+            frame, said = self._make_frame()
+            if not frame.blocks:
+                return False
+            written = self._output.write(frame.blocks, patience_s)
+            self._under_way = said if self._output.under_way else None
+            if written or self._under_way:
+                for account, _ in said.fresh:
+                    account.fresh = False
+        if not written:
+            return False
+        self._under_way = None
+        self._sent(said)
+        frames = int(self._board.progress[boards.FRAMES])
+        return bool(self._given.last_frame) and frames >= self._given.last_frame
+
+    def _make_frame(self) -> tuple[Frame, _Said]:
         frame = Frame()
         groups: dict[Scope, Groups] = {"apps": self._apps.groups}
-        gone = []
+        gone: tuple[int, ...] = ()
         if self._cgroups:
             groups |= {"services": self._cgroups.services, "cgroup": self._cgroups.containers}
-            gone = self._cgroups.gone()
+            gone = tuple(self._cgroups.gone())
         fresh = []
         for number, (account, writer) in enumerate(zip(self._accounts, self._writers, strict=True)):
             self._board.taken[number] = account.taken
@@ -275,29 +310,27 @@ class _Aggregator:
         about_us = self._given.internal_charts and bool(fresh) and time.monotonic() >= self._internal_due_s
         if about_us:
             self._internal.write(frame, self._facts())
-        if not frame.blocks or not self._output.write(frame.blocks):
-            return False
-        if about_us:
+        return frame, _Said(tuple(fresh), gone, about_us)
+
+    def _sent(self, said: _Said) -> None:
+        """The agent has all of a frame now."""
+        if said.about_us:
             self._internal.sent()
             self._internal_due_s = time.monotonic() + internal.EVERY_S - _LATE_MOST_S
-        for account, writer in fresh:
+        for _, writer in said.fresh:
             writer.sent()
-            account.fresh = False
-        for entity in gone:
+        for entity in said.gone:
             self._let_go(entity)
         self._board.progress[boards.FRAMES] += 1
-        return (
-            bool(self._given.last_frame)
-            and int(self._board.progress[boards.FRAMES]) >= self._given.last_frame
-        )
 
     def _let_go(self, entity: int) -> None:
-        """The charts of a cgroup have been withdrawn: its place is another one's."""
+        """The charts of a cgroup have been withdrawn: its place is another one's, unless it has come back."""
+        if self._cgroups is None or entity not in self._cgroups.gone():
+            return
         for account, writer in zip(self._accounts, self._writers, strict=True):
             if account.program.kind == "slot":
                 writer.clear(entity)
-        if self._cgroups:
-            self._cgroups.release(entity)
+        self._cgroups.release(entity)
 
     def _facts(self) -> internal.Facts:
         if self._identities is None:

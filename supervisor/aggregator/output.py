@@ -1,8 +1,11 @@
-"""Writes frames to the stream so that each is there whole or not at all, and never waits for a reader.
+"""Writes frames to the stream, and never sleeps in a write.
 
 O_NONBLOCK is no way: it belongs to the open file, so everybody who shares stdout would have it. Instead a
-pipe is asked how much it holds, and is written to only when the whole piece fits. A write that fits does
-not sleep, so not even SIGKILL cuts it.
+pipe is asked for room before each write. A write that fits does not sleep, so not even SIGKILL cuts it.
+
+    frame ──▶ fits an empty pipe ──▶ one write when there is room now, else none of it is written
+          └─▶ is larger ──▶ pieces of PIPE_BUF bytes at most, cut where a chart ends, each as soon as the pipe
+                            has a free page; what finds none in time goes out in the next cycle
 """
 
 import array
@@ -10,13 +13,21 @@ import errno
 import fcntl
 import logging
 import os
+import re
 import select
 import stat
 import termios
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 # What a plugin's pipe is widened to; an unprivileged process may ask for 1 MiB (pipe(7)).
 PIPE_BYTES: Final = 1 << 20
+# Up to the line END, or all where there is none.
+_COLLECTION: Final = re.compile(rb".+?(?:^END\n|\Z)", re.DOTALL | re.MULTILINE)
+# A line, or as much of it as a piece holds: no line of ours is that long.
+_LINE: Final = re.compile(rb"[^\n]{0,%d}\n?" % (select.PIPE_BUF - 1))
 
 log = logging.getLogger("aggregator")
 
@@ -26,22 +37,52 @@ class ReaderGone(Exception):
 
 
 class Output:
+    """under_way: the pieces of a frame that are still to be written, by `go_on`."""
+
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._told = 0
         self._is_pipe = stat.S_ISFIFO(os.fstat(fd).st_mode)
+        self.under_way: deque[bytes] = deque()
 
-    def write(self, blocks: list[bytes]) -> bool:
-        """Writes all blocks, or as many pieces of them as find room; False when some found none.
-        Raises ReaderGone."""
-        for piece in self._pieces(blocks):
-            if self._is_pipe and self._room() < len(piece):
+    def write(self, blocks: list[bytes], patience_s: float = 0.0) -> bool:
+        """Writes a frame; True when all of it is there. Else either nothing is, or the rest is under way.
+
+        patience_s: how long to wait, in all, for a reader to make room. Raises ReaderGone; ValueError while
+        another frame is under way.
+        """
+        if self.under_way:
+            raise ValueError("a frame is still under way")
+        whole = b"".join(blocks)
+        if self._is_pipe and len(whole) > self._capacity():
+            self.under_way.extend(pieces(blocks))
+            return self.go_on(patience_s)
+        if not whole:
+            return True
+        return (not self._is_pipe or self._room() >= len(whole)) and self._write(whole)
+
+    def go_on(self, patience_s: float = 0.0) -> bool:
+        """Writes more of the frame that is under way; True when that was the end of it. Raises ReaderGone."""
+        deadline_s = time.monotonic() + patience_s
+        while self.under_way:
+            if not self._has_free_page(deadline_s - time.monotonic()) or not self._write(self.under_way[0]):
                 return False
-            try:
-                self._put(piece)
-            except OSError as error:
-                self._tell(error)
-                return False
+            self.under_way.popleft()
+        return True
+
+    def _has_free_page(self, timeout_s: float) -> bool:
+        """Whether a write of PIPE_BUF bytes would not sleep: what poll(2) says of a pipe. True also when the
+        reader has gone, as the write then says."""
+        poller = select.poll()
+        poller.register(self._fd, select.POLLOUT)
+        return bool(poller.poll(max(0.0, timeout_s) * 1000))
+
+    def _write(self, piece: bytes) -> bool:
+        try:
+            self._put(piece)
+        except OSError as error:
+            self._tell(error)
+            return False
         self._told = 0
         return True
 
@@ -50,13 +91,6 @@ class Output:
         if error.errno != self._told:
             log.error("the stream cannot be written: %s; frames are left out until it can", error.strerror)
         self._told = error.errno or 0
-
-    def _pieces(self, blocks: list[bytes]) -> list[bytes]:
-        """One piece where it can fit into an empty pipe, else each block for itself."""
-        whole = b"".join(blocks)
-        if not self._is_pipe or len(whole) <= self._capacity():
-            return [whole] if whole else []
-        return blocks
 
     def _capacity(self) -> int:
         return fcntl.fcntl(self._fd, fcntl.F_GETPIPE_SZ)
@@ -83,9 +117,29 @@ class Output:
             view = view[written:]
 
 
+def pieces(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """The same bytes in pieces of PIPE_BUF at most. Each ends where a chart's lines do; only a chart that is
+    larger than a piece is cut, at the end of a line."""
+    piece = b""
+    for unit in _units(blocks):
+        if len(piece) + len(unit) > select.PIPE_BUF:
+            yield piece
+            piece = b""
+        piece += unit
+    if piece:
+        yield piece
+
+
+def _units(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """What is not to be cut: the definition of a chart, one collection of it, a line of what is too large."""
+    for block in blocks:
+        for chart in _COLLECTION.findall(block):
+            yield from [chart] if len(chart) <= select.PIPE_BUF else _LINE.findall(chart)
+
+
 def widen(fd: int) -> None:
-    """Gives a pipe room for any frame. A kernel that refuses (the user's pipe limit) leaves it as it is,
-    and frames go out in pieces."""
+    """Gives a pipe room for all but the largest frames. A kernel that refuses (the user's pipe limit) leaves
+    it as it is, and frames go out in pieces."""
     if stat.S_ISFIFO(os.fstat(fd).st_mode):
         try:
             if fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ) < PIPE_BYTES:

@@ -125,7 +125,8 @@ def _return_bit() -> int:
 
 
 def missed(link: int | None) -> int | None:
-    """How many hits of what this link holds did not reach the program; None where the kernel does not tell.
+    """How many hits of what this link holds did not reach the program; None where the kernel does not tell,
+    and for the perf event that libbcc makes of a line in kprobe_events, which is no link.
 
     Of kprobes and kretprobes it tells since 6.7 (kernel commits 3acf8ace6823, dd8657894c11): those that found
     another probe under way, and returns for which no instance was free. Of fentry, fexit and raw

@@ -44,6 +44,10 @@ from supervisor.kernel.plans import (
 SOURCES: Final = Path(__file__).resolve().parents[2] / "kernel_progs"
 PINS: Final = namespace.BPFFS
 
+# Reasons that a plan for other kernels has on this one: no such function, no such event.
+NOT_THERE: Final = "this kernel does not have it"
+NOT_OFFERED: Final = "not offered"
+
 # Values of the kernel's enum bpf_prog_type.
 _PROGRAM_TYPE: Final[dict[Mechanism, int]] = {
     "kprobe": 2,
@@ -246,7 +250,7 @@ def _lack(plan: Plan, target: Target, symbols: Mapping[str, str], btf_folder: Pa
         module = symbols.get(target.symbol, "")
         if module and FAMILY[mechanism] == "fentry" and not btf.module_function(module, target.symbol):
             return f"the types (BTF) of the module {module} do not tell of it"
-    return "" if there else "this kernel does not have it"
+    return "" if there else NOT_THERE
 
 
 @functools.cache
@@ -558,9 +562,9 @@ def _seen(hook: Hook, tables: Tables) -> int:
 
 def _reason(number: int) -> str:
     if number == errno.EPERM:
-        return "the kernel does not permit it (EPERM)"
+        return "not permitted (EPERM)"
     if number in (errno.ENOENT, errno.ESRCH):
-        return f"the kernel does not offer it here ({errno.errorcode[number]})"
+        return f"{NOT_OFFERED} ({errno.errorcode[number]})"
     return f"{os.strerror(number)} ({errno.errorcode.get(number, number)})" if number else "refused by libbpf"
 
 

@@ -223,13 +223,15 @@ def _outlasting(watched: dict[int, str]) -> list[str]:
 def agent(
     *options: str,
     groups: str | None = None,
+    files: Mapping[str, str] | None = None,
     update_every: int = 1,
     user: str = "root",
     plugin: Path = PLUGIN,
 ) -> Iterator[Agent]:
     """A running agent that has started the plugin with these options.
 
-    groups: text of apps_groups.conf in its user config folder; the plugin's own else. user: whom the agent,
+    groups: text of apps_groups.conf in its user config folder; the plugin's own else. files: others there, by
+    name. user: whom the agent,
     and so the plugin, becomes. plugin: another executable under the plugin's name.
     Ended at exit, its log shown when a test has failed.
     """
@@ -237,7 +239,8 @@ def agent(
         folder, port = Path(name), _free_port()
         if plugin is PLUGIN:
             options = ("--runtime-dir", str(runtime_dir(folder)), *options)
-        _install(folder, _settings(folder, port, user, update_every, " ".join(options)), plugin, groups, user)
+        texts = {**(files or {}), **({} if groups is None else {"apps_groups.conf": groups})}
+        _install(folder, _settings(folder, port, user, update_every, " ".join(options)), plugin, texts, user)
         with (folder / "log/console.log").open("wb") as console:
             process = subprocess.Popen(
                 [str(NETDATA), "-D", "-c", str(folder / "netdata.conf")],
@@ -311,7 +314,7 @@ def _install(
     folder: Path,
     settings: Mapping[str, Mapping[str, object]],
     plugin: Path,
-    groups: str | None,
+    texts: Mapping[str, str],
     user: str,
 ) -> None:
     """Everything that the agent finds in its folder, all of it the user's own."""
@@ -322,8 +325,8 @@ def _install(
     (folder / "lib/cloud.d/cloud.conf").write_text(
         f"[global]\n    enabled = no\n    cloud base url = {_NOWHERE}\n"
     )
-    if groups is not None:
-        (folder / "config/apps_groups.conf").write_text(groups, errors="surrogateescape")
+    for name, text in texts.items():
+        (folder / "config" / name).write_text(text, errors="surrogateescape")
     lines = []
     for section, values in settings.items():
         lines += [f"[{section}]", *(f"    {key} = {value}" for key, value in values.items())]

@@ -103,7 +103,7 @@ def test_returns_that_a_kretprobe_misses_are_told_or_said_to_be_untold(tmp_path:
                 assert int(told[1]) >= openers - room
             else:
                 assert before is None
-                assert "missed hits: not told by this kernel" in run.ctl("status", "-v").stdout
+                assert "missed hits: not told for such a probe here" in run.ctl("status", "-v").stdout
 
 
 def test_with_ftrace_off_the_next_plan_that_sees_the_event_is_taken() -> None:

@@ -94,7 +94,7 @@ def test_verbose_adds_each_hook_with_its_plan_and_the_reason() -> None:
     [
         ("kretprobe", 291, "missed hits: 291"),
         ("kretprobe", 0, "missed hits: 0"),
-        ("kretprobe", None, "missed hits: not told by this kernel"),
+        ("kretprobe", None, "missed hits: not told for such a probe here"),
         ("kprobe", 3, "missed hits: 3"),
         ("fentry", 0, ""),
         ("tracepoint", None, ""),
