@@ -96,7 +96,7 @@ def test_64_mib_read_cold_are_16384_misses_and_read_again_they_are_16384_hits_an
             assert growth.by(*host) >= PAGES * len(DISKS)
             assert all(growth.by(*pair) <= READ_AHEAD_PAGES for pair in hits)
             for kind, before in seen.items():
-                assert min(run.charts()[RATIO].values[kind][before:]) == 0
+                assert min(run.charts()[RATIO].values[kind][before:]) <= 100 * READ_AHEAD_PAGES // PAGES
 
         # The machine may be short of memory, and take some of it back.
         def cached() -> bool:
