@@ -112,7 +112,7 @@ def _missing(wanted: list[str], hooks: list[HookReport]) -> str:
     if not missing:
         return ""
     why = lacking([hook for hook in hooks if hook.hook in missing])
-    return f"without {', '.join(missing)}: {why}" if attached else f"no hook can be attached: {why}"
+    return f"without {', '.join(missing)}: {why}" if attached else f"no hook: {why}"
 
 
 def _load(name: str, request: loader.Request) -> Loaded:

@@ -15,15 +15,22 @@ COLUMNS: Final = (
     "KERNEL",
     "DESCRIPTION",
 )
-# A longer cell moves the rest of its own line, and not that of all others: 120 columns are enough for most.
+# Columns of a screen that all lines of `status` fit on.
+_SCREEN: Final = 120
+# A longer cell moves the rest of its own line, and not that of all others: most lines of hooks fit too.
 _WIDEST: Final = 24
 
 
 def table(answer: Mapping[str, Any], verbose: bool) -> str:
-    """The table that `ebpfctl status` prints; with the hooks below it when verbose."""
-    rows = [COLUMNS, *(_row(program) for program in answer["programs"])]
-    text = _aligned(rows)
-    return text + hooks_table(answer["programs"]) if verbose else text
+    """The table that `ebpfctl status` prints; when verbose uncut, and with the hooks below it."""
+    text = _aligned([COLUMNS, *(_row(program) for program in answer["programs"])])
+    if verbose:
+        return text + hooks_table(answer["programs"])
+    return "".join(f"{_cut(line)}\n" for line in text.splitlines())
+
+
+def _cut(line: str) -> str:
+    return line if len(line) <= _SCREEN else f"{line[: _SCREEN - 1]}…"
 
 
 def _row(program: Mapping[str, Any]) -> tuple[str, ...]:

@@ -253,7 +253,7 @@ class LoadingUnit(Unit):
         self.hooks = loaded.hooks
         if loaded.error or not any(hook.attached for hook in loaded.hooks):
             loaded.close()
-            self.unavailable(loaded.error or f"no hook can be attached: {lacking(loaded.hooks)}")
+            self.unavailable(loaded.error or f"no hook: {lacking(loaded.hooks)}")
             return
         self.loaded = loaded
         self.kernel_bytes = sum(maps.kernel_bytes(held.fd) for held in loaded.maps.values())
@@ -413,7 +413,7 @@ class ProgramUnit(LoadingUnit):
         elif not self._wanted:
             self.unavailable("there is nothing for it to watch now; it starts when there is")
         elif not any(hook.attached for hook in self.hooks):
-            self.unavailable(f"no hook can be attached: {lacking(self.hooks)}")
+            self.unavailable(f"no hook: {lacking(self.hooks)}")
         else:
             self._start_worker()
 
@@ -604,7 +604,7 @@ class ProgramUnit(LoadingUnit):
     def running_description(self) -> str:
         plans = dict.fromkeys(hook.plan for hook in self.hooks if hook.attached)
         attached = sum(hook.attached for hook in self.hooks)
-        text = f"{attached} hooks ({', '.join(plans)})"
+        text = f"{attached} hook{'s' if attached != 1 else ''} ({', '.join(plans)})"
         missing = (
             dict.fromkeys(h.hook for h in self.hooks if not h.attached)
             - dict.fromkeys(h.hook for h in self.hooks if h.attached).keys()

@@ -201,8 +201,11 @@ class _Aggregator:
                 groupings.append(self._cgroups.entity_of_slot)
             self._board.progress[boards.BIRTHS] = self._before[0] + self._identities.births
             self._board.progress[boards.ENDS] = self._before[1] + self._identities.ends
-        for account in self._accounts:
+        for number, account in enumerate(self._accounts):
             account.take(groupings)
+            self._board.taken[number] = account.taken
+            self._board.lost[number] = account.lost
+            self._board.events[number] = self._events(account)
 
     def _wait_until(self, due_ns: int, stop: StopFlag) -> None:
         """Until the tick begins; samples that come early are taken in."""
@@ -298,9 +301,6 @@ class _Aggregator:
             gone = tuple(self._cgroups.gone())
         fresh = []
         for number, (account, writer) in enumerate(zip(self._accounts, self._writers, strict=True)):
-            self._board.taken[number] = account.taken
-            self._board.lost[number] = account.lost
-            self._board.events[number] = self._events(account)
             if not self._board.attached[number] and writer.visible:
                 writer.withdraw(frame)
                 fresh.append((account, writer))

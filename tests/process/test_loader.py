@@ -37,7 +37,7 @@ def test_program_that_the_kernel_refuses_is_unavailable_and_says_why_for_each_ho
     """softirq has tracepoints only: asked for kprobes, it cannot be had, and disk neither."""
     with supervisor("--attach", "kprobe", "--only", "softirq,disk", wait=False) as run:
         assert run.process.wait(20) == 1
-        assert "UNAVAILABLE: kprobe: this hook has no kprobe plan" in run.stderr()
+        assert "UNAVAILABLE: no hook: this hook has no kprobe plan" in run.stderr()
         wait_for("DISABLE", lambda: run.stream.disabled)
 
 

@@ -75,6 +75,14 @@ def test_programs_stand_in_the_order_of_the_answer() -> None:
     assert [line.split()[0] for line in lines_of(STOPPED, RUNNING)[1:]] == ["cachestat", "fd"]
 
 
+def test_a_long_description_is_cut_to_the_screen_and_whole_when_verbose() -> None:
+    program = {**STOPPED, "description": "not " * 50}
+    line = lines_of(program)[1]
+    assert len(line) == 120
+    assert line.endswith("…")
+    assert lines_of(program, verbose=True)[1].count("not ") == 49
+
+
 def test_no_program_at_all_is_a_head_alone() -> None:
     assert len(lines_of()) == 1
 
