@@ -40,6 +40,9 @@ _NS: Final = 1_000_000_000
 # How much of an interval a frame waits for late samples and for room in the pipe, and the most it ever does.
 _LATE_SHARE: Final = 0.4
 _LATE_MOST_S: Final = 0.5
+# Samples come in the first moments of a tick, one after the other: they are taken in together, not each by a
+# waking of its own.
+_TOGETHER_S: Final = 0.04
 _REPEAT_S: Final = 60.0
 
 log = logging.getLogger("aggregator")
@@ -220,6 +223,9 @@ class _Aggregator:
         every_s = self._given.update_every_s
         deadline_ns = time.monotonic_ns() + int(self._patience_s() * _NS)
         now_s = tick * every_s
+        if not stop and self._missing(now_s):
+            time.sleep(_TOGETHER_S)
+            self._drain()
         while not stop and (left_ns := deadline_ns - time.monotonic_ns()) > 0 and self._missing(now_s):
             if self._receiver.wait(left_ns / _NS):
                 self._drain()
