@@ -97,7 +97,13 @@ def points(
 @pytest.fixture(scope="module", params=SEEING)
 def run(request: pytest.FixtureRequest, points: Mapping[str, Path]) -> Iterator[Run]:
     with supervisor("--only", "filesystem", "--attach", request.param) as running:
+        wait_for("every type's charts", lambda: shown(running).issuperset((*KINDS, "nfs")), 60)
         yield running
+
+
+def shown(run: Run) -> set[str]:
+    """Types that have a chart."""
+    return {name.split(".")[1].split("_")[0] for name in run.charts() if name.startswith("filesystem.")}
 
 
 def make_calls(file: Path, last: str) -> None:
