@@ -13,10 +13,11 @@ from typing import Final
 import pytest
 
 from supervisor import ctl
+from supervisor.kernel.maps import USED_PAGES
 from supervisor.spawn import find_account
 from tests.harness import SUPERVISOR, Run, supervisor
 from tests.process.test_cleaning import descriptors, held_objects, with_title
-from workers.registry import find
+from workers.registry import all_programs, find
 
 pytestmark = pytest.mark.kernel
 
@@ -129,6 +130,15 @@ def test_its_standard_descriptors_lead_nowhere_but_to_the_log(run: Run, role: st
     assert links[2] in descriptors(run.process.pid).values()
 
 
+CORE_MAPS: Final = ("task", USED_PAGES)
+
+
+def maps_of(name: str) -> tuple[str, ...]:
+    """What a program's worker reads: one that counts by process is told how far the table is used."""
+    program = find(name)
+    return program.maps + ((USED_PAGES,) if program.kind == "slot" else ())
+
+
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_a_worker_holds_what_it_works_with_and_nothing_else(run: Run, name: str) -> None:
     pid = pid_of(run, f"worker {name}")
@@ -137,7 +147,7 @@ def test_a_worker_holds_what_it_works_with_and_nothing_else(run: Run, name: str)
     assert held.keys() == {"null", "pipe", "socket", "map", "event", "memory"}
     assert (held["null"], held["pipe"]) == (2, 1)
     assert held["socket"] <= 2
-    assert held["map"] == len(find(name).maps)
+    assert held["map"] == len(maps_of(name))
     assert memory_names(pid) == {f"table:{name}", f"ledger:{name}"}
 
 
@@ -145,12 +155,13 @@ def test_the_aggregator_holds_what_it_works_with_and_nothing_else(run: Run) -> N
     pid = pid_of(run, "aggregator")
     held = Counter(kind_of(link) for link in descriptors(pid).values())
     assert held.keys() == {"null", "pipe", "socket", "map", "event", "memory"}
-    # Its log and the stream; the identities and the words of the core program.
-    assert (held["null"], held["pipe"], held["map"]) == (2, 2, 2)
+    # Its log and the stream; the identities, the words and the used pages of the core program.
+    assert (held["null"], held["pipe"], held["map"]) == (2, 2, 3)
     # "ready", the lifeline, the wake-up pair, the samples' socket, and a connection for each worker.
     assert held["socket"] <= 5 + len(PROGRAMS)
-    of_programs = {f"{what}:{name}" for what in ("table", "ledger") for name in PROGRAMS}
-    assert memory_names(pid) == {*of_programs, "board", "identities"}
+    # Of the programs too that the configuration does not run: somebody may start them.
+    of_programs = {f"{what}:{name}" for what in ("table", "ledger") for name in all_programs()}
+    assert memory_names(pid) == {*of_programs, "board", "identities", "cgroups"}
 
 
 def test_the_template_holds_its_log_and_its_line_to_the_supervisor_and_nothing_else(run: Run) -> None:
@@ -159,12 +170,12 @@ def test_the_template_holds_its_log_and_its_line_to_the_supervisor_and_nothing_e
 
 
 def test_a_worker_has_no_map_of_another_program(run: Run) -> None:
-    """`task` is the one map that more than one reads: identities are everybody's."""
+    """Those of the core program are read by more than one: identities are everybody's."""
     readers = Counter(
         held for name in PROGRAMS for held in held_objects(pid_of(run, f"worker {name}")) if held[0] == "map"
     )
-    shared = sum("task" in find(name).maps for name in PROGRAMS)
-    assert sum(count - 1 for count in readers.values()) == max(0, shared - 1)
+    shared = Counter(held for name in PROGRAMS for held in maps_of(name) if held in CORE_MAPS)
+    assert sum(count - 1 for count in readers.values()) == sum(count - 1 for count in shared.values())
 
 
 @pytest.mark.parametrize("role", ROLES)
