@@ -162,6 +162,7 @@ def test_no_open_is_lost_or_doubled_when_the_aggregator_is_killed_at_its_work(
         now_s = time.monotonic()
         time.sleep(1 - now_s % 1 + delay_ms / 1000)
         os.kill(pid, signal.SIGKILL)
+        wait_replaced(run, AGGREGATOR, pid)
     before.exactly(count * len(DELAYS_MS))
 
 
