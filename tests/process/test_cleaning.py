@@ -108,7 +108,8 @@ def _stat(pid: int) -> list[str]:
 
 
 def born(pid: int) -> str:
-    return _stat(pid)[19]
+    """The moment of its birth, "" for a process that has gone."""
+    return "".join(_stat(pid)[19:20])
 
 
 def is_zombie(pid: int) -> bool:
@@ -150,7 +151,7 @@ def footprint(run: Run) -> Footprint:
     maps = {identity for kind, identity in held if kind == "map"}
     programs = {("prog", i) for kind, i in kernel_objects() if kind == "prog" and _maps_of_program(i) & maps}
     return Footprint(
-        frozenset((pid, born(pid)) for pid in pids),
+        frozenset((pid, moment) for pid in pids if (moment := born(pid))),
         frozenset(held | programs),
         frozenset(set[int]().union(*map(_memory, pids))),
     )
