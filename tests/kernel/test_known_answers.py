@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.harness import Run
+from tests.harness import Run, wait_for
 from tests.kernel.conftest import CHURN, KAT
 from tests.kernel.counting import Growth, grows
 from tests.kernel.coverage import covered
@@ -26,6 +26,7 @@ def test_opens_and_closes_are_counted_exactly_at_the_process_that_made_them(coun
 
 def test_host_chart_grows_by_exactly_what_all_groups_grow_by(counting: Run) -> None:
     """The host's total is the groups' sum, event for event; what has no slot would be the difference."""
+    wait_for("the groups' chart", lambda: "apps.file_open" in counting.charts())
     groups = [("apps.file_open", name) for name in counting.charts()["apps.file_open"].dimensions]
     with Workload(KAT) as work, Growth(counting, HOST_OPENS, OPENS, *groups) as growth:
         work.do("open", 5003)
