@@ -31,7 +31,7 @@ of plan alone (`--attach`), in that load mode.
 - **≈** exactness is impossible in principle; the note names the second source that was the judge, and its
   tolerance.
 - **–** not to be had there; the note says why. The dimension is absent then, never 0.
-- **?** not looked at, or not right when it was: nothing is claimed. `make test-kernels` fails while one is there.
+- **?** not looked at, or not right when it was: nothing is claimed, and `make test-kernels` fails.
 
 """
 
