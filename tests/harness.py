@@ -262,6 +262,11 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+def starting(run: Run) -> list[str]:
+    """Programs that are still being started."""
+    return [program["name"] for program in run.status()["programs"] if program["state"] == "STARTING"]
+
+
 @contextlib.contextmanager
 def supervisor(
     *options: str,
@@ -299,6 +304,9 @@ def supervisor(
             if wait:
                 wait_for("the first frame", lambda: run.frames() > 0 or process.poll() is not None, 20)
                 assert process.poll() is None, run.stderr()
+            if wait and "--attach" in options:
+                # Who asks for a kind of plan counts events: every program must have its hooks by then.
+                wait_for("every program to have started", lambda: not starting(run), 60)
             yield run
             for look in before_end if process.poll() is None else ():
                 look(run)
