@@ -19,7 +19,7 @@ KERNELS: Final = os.environ.get("EBPF_TEST_KERNELS", "6.1").split(",")
 PLANS: Final = os.environ.get("EBPF_TEST_GUEST_PLANS", "fentry")
 COVERAGE: Final = os.environ.get("EBPF_TEST_COVERAGE", "")
 # Under emulation BCC takes seconds where the host takes tenths.
-SLOW: Final = "6"
+SLOW: Final = "12"
 TIMEOUT_S: Final = 3000.0
 # What each kernel shows: the numbers of every program.
 NUMBERS: Final = (
