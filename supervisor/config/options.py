@@ -141,7 +141,9 @@ _MAPS_PER_CORE = Option(GLOBAL, "maps per core", Flag(), False, "spread counters
 _COLLECT_PID = Option(
     GLOBAL, "collect pid", COLLECT_PID, "real parent", "the process that events are noted for"
 )
-_LIFETIME = _unused(GLOBAL, "lifetime", LIFETIME, 300, "seconds that a program started on demand runs")
+_LIFETIME = Option(
+    GLOBAL, "lifetime", LIFETIME, 300, "seconds that a program runs which only `ebpfctl start` has started"
+)
 _OBJECT_FLAVOR = _unused(GLOBAL, "ebpf object flavor", OBJECT_FLAVOR, "buffer", "the object files to load")
 
 _COMMON: Final = (
