@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from supervisor.ctl import ask
+from supervisor.ctl import Unreachable, ask
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 BIN: Final = Path(sys.executable).parent
@@ -263,8 +263,12 @@ def descendants(pid: int) -> list[int]:
 
 
 def starting(run: Run) -> list[str]:
-    """Programs that are still being started."""
-    return [program["name"] for program in run.status()["programs"] if program["state"] == "STARTING"]
+    """Programs that are still being started; none of a supervisor that has ended."""
+    try:
+        programs = run.status()["programs"]
+    except Unreachable:
+        return []
+    return [program["name"] for program in programs if program["state"] == "STARTING"]
 
 
 @contextlib.contextmanager
