@@ -14,6 +14,7 @@ import pytest
 from tests.harness import Run, supervisor
 from tests.kernel.counting import Growth
 from tests.kernel.coverage import covered
+from workers.declaration import LABELS
 
 pytestmark = pytest.mark.kernel
 
@@ -73,6 +74,7 @@ def test_every_request_of_a_disk_is_in_its_histogram_once(run: Run, disk: Path) 
     read_directly(disk, 4001, 4096)
     run.wait_frames(3)
     assert requests(run, disk) - before == 4001
+    covered(run, "disk", *(f"latency {label}" for label in LABELS))
 
 
 def test_equal_requests_under_way_at_once_are_all_counted(run: Run, disk: Path) -> None:
