@@ -53,6 +53,12 @@ class Peer(Workload):
         names, values = (line for line in lines if line[0] == f"{protocol}:")
         return int(values[names.index(name)])
 
+    def loss_probes(self) -> int:
+        """Of the process's network namespace (TCPLossProbes of /proc/net/netstat)."""
+        lines = [line.split() for line in Path(f"/proc/{self.pid}/net/netstat").read_text().splitlines()]
+        names, values = (line for line in lines if line[0] == "TcpExt:")
+        return int(values[names.index("TCPLossProbes")])
+
     def counter_v6(self, name: str) -> int:
         """The same by /proc/net/snmp6, which has names like Udp6InDatagrams."""
         lines = Path(f"/proc/{self.pid}/net/snmp6").read_text().splitlines()

@@ -90,20 +90,21 @@ _CLOSE = (
     function_plan("kprobe", "tcp_close", "on_close"),
     raw_tracepoint_plan("on_destroy", "args[0]", "tcp:tcp_destroy_sock"),
 )
-# A loss probe calls the inner function only (tcp_send_loss_probe), and is a retransmit too.
+# The tracepoint stands in the function that all ways of sending again go through, even where the compiler has put
+# that into its caller (6.1). The caller alone is not passed by loss probes (tcp_send_loss_probe).
 _RETRANSMIT = (
-    function_plan("fexit", "__tcp_retransmit_skb", "on_retransmit", "number_at(args), (int)args[3]"),
     raw_tracepoint_plan(
         "on_retransmit",
         "args[0], RETRANSMIT_ERROR(args)",
         "tcp:tcp_retransmit_skb",
         field="__bpf_trace_tcp_retransmit_skb()?",
     ),
+    function_plan("fexit", "tcp_retransmit_skb", "on_retransmit", "number_at(args), (int)args[3]"),
     Plan(
         "kretprobe",
         (
-            Target("__tcp_retransmit_skb", "on_retransmit_enter", "PT_REGS_PARM1(args)", mechanism="kprobe"),
-            Target("__tcp_retransmit_skb", "on_retransmit_exit", "(int)PT_REGS_RC(args)"),
+            Target("tcp_retransmit_skb", "on_retransmit_enter", "PT_REGS_PARM1(args)", mechanism="kprobe"),
+            Target("tcp_retransmit_skb", "on_retransmit_exit", "(int)PT_REGS_RC(args)"),
         ),
     ),
 )
