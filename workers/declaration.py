@@ -162,6 +162,12 @@ class Program:
         names = [*(column.name for column in self.columns), *self.derived_names]
         return {name: place for place, name in enumerate(names)}
 
+    @functools.cached_property
+    def of_events(self) -> list[int]:
+        """Places of the columns that count events, and not how large they were."""
+        sizes = ("_bytes", "_asked")
+        return [n for n, column in enumerate(self.columns) if not column.name.endswith(sizes)]
+
     def running(self, dimension: Dimension) -> bool:
         """Whether it shows running totals, and not what is now."""
         return all(source in self.totals for source in dimension.sources)

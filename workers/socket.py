@@ -90,8 +90,8 @@ _CLOSE = (
     function_plan("kprobe", "tcp_close", "on_close"),
     raw_tracepoint_plan("on_destroy", "args[0]", "tcp:tcp_destroy_sock"),
 )
-# The tracepoint stands in the function that all ways of sending again go through, even where the compiler has put
-# that into its caller (6.1). The caller alone is not passed by loss probes (tcp_send_loss_probe).
+# The tracepoint stands in the function that all ways of sending again go through, even where the compiler has
+# put that into its caller (6.1). The caller alone is not passed by loss probes (tcp_send_loss_probe).
 _RETRANSMIT = (
     raw_tracepoint_plan(
         "on_retransmit",

@@ -352,9 +352,9 @@ class _Aggregator:
         )
 
     def _events(self, account: Account) -> int:
-        """Events counted so far; a program that adds up time counts none."""
+        """Events counted so far; a program that adds up time counts none, and bytes are no events."""
         if account.program.of_time:
             return 0
-        totals = account.ledger.totals
+        totals = account.ledger.totals[:, account.program.of_events]
         counted = totals[HOST] if account.program.kind == "slot" else totals
         return int(counted.sum(dtype=np.uint64))
