@@ -156,7 +156,7 @@ def table(program: Program, kernels: list[str], cells: Mapping[Key, Cell], empty
                 for mode in MODES:
                     cell = cells.get((program.name, kernel, plan, mode))
                     found = [shown(program, cell, column, mode, notes) for column in columns]
-                    text = best(found)
+                    text = best(found) or without_plan(program, columns[0], plan, mode, notes)
                     if not text:
                         empty.append(f"{program.name} {name}: {kernel}, {plan}, {mode}")
                     texts.append(text or "**?**")
@@ -165,6 +165,18 @@ def table(program: Program, kernels: list[str], cells: Mapping[Key, Cell], empty
     for number, text in enumerate(notes.texts, 1):
         yield f"{number}. {text}"
     yield ""
+
+
+def without_plan(program: Program, name: str, family: str, mode: str, notes: Notes) -> str:
+    """What the declaration alone says: that no plan of the family exists for it, on any kernel."""
+    column = next((column for column in program.columns if column.name == name), None)
+    if column is None:
+        return ""
+    hook = next(hook for hook in program.hooks if column.hook in (hook.name, hook.event))
+    plans = hook.returning if mode == "return" else hook.entry
+    if any(plan.family == family for plan in plans):
+        return ""
+    return f"– [{notes.number(hook.impossible or f'there is no {family} plan for it in {mode} mode')}]"
 
 
 def best(found: Iterable[str]) -> str:
