@@ -299,12 +299,15 @@ def _compile(request: Request, candidates: Mapping[str, list[Plan]], bits: syste
             return
 
     by_name = {hook.name: hook for hook in request.hooks}
+    # Plans of one hook may have a target in common.
     functions = "".join(
-        glue(by_name[name], plan, target)
-        for name, plans in candidates.items()
-        for plan in plans
-        for target in plan.targets
-        if plan.mechanism_of(target) != "system call"
+        dict.fromkeys(
+            glue(by_name[name], plan, target)
+            for name, plans in candidates.items()
+            for plan in plans
+            for target in plan.targets
+            if plan.mechanism_of(target) != "system call"
+        )
     )
     facts = {f for plans in candidates.values() for plan in plans for t in plan.targets for f in t.needed()}
     facts = {each for fact in facts for each in fact.split("|")}
