@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import errno
 import functools
+import itertools
 import os
 import platform
 import re
@@ -71,6 +72,8 @@ _CALL_STATUS: Final = "thread_info.status"
 _VERSION: Final = re.compile(r"(\.(isra|constprop)\.\d+)+$")
 # A line such as `ffffffff816b4af0 t do_sys_openat2\t[module]`.
 _TEXT_SYMBOL: Final = re.compile(r" [TtWw] (\S+)(?:\t\[(\w+)\])?$", re.MULTILINE)
+# MAX_EVENT_NAME_LEN of the kernel's trace_probe.h, less its end; libbcc adds its process id to it.
+_EVENT_NAME_BYTES: Final = 63
 # Index for bpf_attach_kprobe (libbcc's enum bpf_probe_attach_type).
 _PROBE_ENTRY: Final = 0
 _PROBE_RETURN: Final = 1
@@ -393,6 +396,7 @@ class _Attacher:
         self._taken = 0  # mask of the system call plans in use
         self._loaded: dict[str, int] = {}
         self._sides: dict[Side, int] = {}
+        self._event_numbers = itertools.count()
         self.links: list[int] = []
 
     def attach_hooks(self, candidates: Mapping[str, list[Plan]]) -> list[HookReport]:
@@ -487,7 +491,7 @@ class _Attacher:
                 raise _Refused(f"cannot attach: {_reason(error.errno or 0)}") from error
         # libbcc writes a line of kprobe_events: before 4.17, and for what the PMU has no word for.
         kind = _PROBE_RETURN if at_return else _PROBE_ENTRY
-        event = f"{self._request.tag}_{'r' if at_return else 'p'}_{target.symbol.replace('.', '_')}"
+        event = event_name(self._request.tag, at_return, next(self._event_numbers), target.symbol)
         names = event.encode(), target.symbol.encode()
         ctypes.set_errno(0)
         with _silenced():
@@ -537,6 +541,13 @@ class _Attacher:
         assert function  # it is a candidate because it was found
         licence = _bcc().libbcc.lib.bpf_module_license(self._module.module)
         return btf.load_trampoline(function, mechanism == "fexit", licence, code, size)
+
+
+def event_name(tag: str, at_return: bool, number: int, symbol: str) -> str:
+    """What a line of kprobe_events is called, as far as libbcc is told: the number makes it the only one of
+    its loader, the symbol is for people and as long as there is room."""
+    name = f"{tag}_{'r' if at_return else 'p'}{number}_{symbol.replace('.', '_')}"
+    return name[: _EVENT_NAME_BYTES - len("_bcc_4194304")]
 
 
 def _attached(link: int) -> int:
