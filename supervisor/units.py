@@ -306,6 +306,11 @@ def switched_off(program: Program, without: frozenset[str]) -> list[HookReport]:
     return [HookReport(hook.name, "", "", False, why) for hook in program.hooks if hook.name in without]
 
 
+def without_part(program: Program, part: str, why: str) -> Loaded:
+    """What stands for a part that cannot be loaded: none of its hooks is attached."""
+    return Loaded(hooks=[HookReport(h.name, "", "", False, why) for h in program.hooks if h.part == part])
+
+
 # Said of plans for other kernels, and by hooks that no kernel has: of all reasons the least telling.
 _EXPECTED: Final = (NOT_THERE, NOT_OFFERED)
 
@@ -508,13 +513,17 @@ class ProgramUnit(LoadingUnit):
         )
 
     def take(self, loaded: Loaded) -> None:
-        """Notes a part, and goes on with the next one or with the worker."""
+        """Notes a part, and goes on with the next one or with the worker. A part that cannot be had costs
+        nothing but itself."""
+        part = self._missing()[0]
         if loaded.error:
             loaded.close()
-            self.unavailable(loaded.error)
-            return
-        self._parts[self._missing()[0]] = loaded
-        if self.loaded is None:
+            if not part:
+                self.unavailable(loaded.error)
+                return
+            loaded = without_part(self.program, part, loaded.error)
+        self._parts[part] = loaded
+        if self.loaded is None and loaded.maps:
             self.loaded = loaded
             self.generation += 1
             self._attached(self.number, self.generation)

@@ -135,6 +135,8 @@ class ChartWriter:
         self._update_every_s = update_every_s
         self._modern = modern
         self._charts = charts
+        # An agent has one chart of an id: the first declaration that has anything to show is it.
+        self._rivals = [[c for c in charts[:n] if c.id == chart.id] for n, chart in enumerate(charts)]
         self._shown: list[_Shown] = [_Shown((), frozenset()) for _ in charts]
         self._sums = _NO_SUMS  # of all charts, so that one pass over the totals serves them
         self._entities = _NO_INDEX  # that have a part in any chart
@@ -208,15 +210,18 @@ class ChartWriter:
         changed = False
         for number, (shown, now) in enumerate(zip(self._shown, groups, strict=True)):
             if shown.given is not given or (shown.groups is not now and shown.groups != now):
-                self._shown[number] = self._prepare(self._charts[number], now, given, shown)
+                self._shown[number] = self._prepare(number, now, given, shown)
                 changed = True
         if changed:
             self._sums = _joined([shown.sums for shown in self._shown])
             entities = {group.entity for shown in self._shown for group in shown.groups}
             self._entities = np.array(sorted(entities), np.int_)
 
-    def _prepare(self, chart: Chart, groups: Groups, given: frozenset[str], before: _Shown) -> _Shown:
-        dimensions = [d for d in chart.dimensions if given.issuperset(d.sources)]
+    def _prepare(self, number: int, groups: Groups, given: frozenset[str], before: _Shown) -> _Shown:
+        chart = self._charts[number]
+        dimensions = _dimensions_of(chart, given)
+        if any(_dimensions_of(rival, given) for rival in self._rivals[number]):
+            dimensions = []
         had = before.lines if before.known else before.gone
         made = _Shown(groups, given, gone=had)
         if not groups or not dimensions:
@@ -339,6 +344,10 @@ class ChartWriter:
             if there.issuperset((*ratio.part, *ratio.less, *ratio.whole))
         }
         return frozenset(there | ratios)
+
+
+def _dimensions_of(chart: Chart, given: frozenset[str]) -> list[Dimension]:
+    return [d for d in chart.dimensions if given.issuperset(d.sources)]
 
 
 def _tell_change(frame: Frame, shown: _Shown) -> None:

@@ -390,3 +390,16 @@ def test_a_name_for_a_row_that_does_not_exist_does_no_harm(devices: Rig) -> None
     devices.count(1, 5)
     devices.frame()
     assert set(devices.agent.charts) == {"latency.vda"}
+
+
+def test_of_two_declarations_under_one_id_the_agent_is_told_the_first_that_has_anything() -> None:
+    """As reads may be known by their bytes, and writes by the size asked for only."""
+    both = (chart("system", "t.x", running("a", "call")), chart("system", "t.x", running("b", "error")))
+    rig = Rig(SLOTS, both)
+    rig.count(1, 5, 7)
+    assert rig.frame().count("BEGIN t.x") == 1
+    assert list(rig.agent.charts["t.x"].dimensions) == ["a"]
+    rig.absent.add(0)
+    rig.frame()
+    assert rig.values("t.x", "b")
+    rig.close()
