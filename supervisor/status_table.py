@@ -57,6 +57,16 @@ def _aligned(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def changes(answer: Mapping[str, Any]) -> str:
+    """What `ebpfctl reload` prints: every change, and below it what has not come to run."""
+    if not answer["changes"]:
+        return "nothing has changed\n"
+    rows = [("PROGRAMS", "KEY", "FROM", "TO", "EFFECT")]
+    rows += [(c["programs"], c["key"], c["from"], c["to"], c["effect"]) for c in answer["changes"]]
+    unwell = [p for p in answer["programs"] if p["state"] not in ("RUNNING", "STOPPED")]
+    return _aligned(rows) + "".join(f"{p['name']}: {p['state']}: {p['description']}\n" for p in unwell)
+
+
 def hooks_table(programs: Sequence[Mapping[str, Any]]) -> str:
     rows = [("PROGRAM", "HOOK", "PLAN", "TARGET", "ATTACHED", "REMARK")]
     rows += [

@@ -59,7 +59,7 @@ class TemplateUnit(Unit):
                 lambda: template.run(theirs, tell_ready, self._work),
                 {theirs.fileno(), tell_ready.fileno()},
                 self._account,
-                self._settings.loglevel,
+                self.settings.loglevel,
                 self._folder,
             )
         self._channel = ours
@@ -90,7 +90,7 @@ class TemplateUnit(Unit):
             signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))
             return self._work.main(message, descriptors)
 
-        level = self._settings.loglevel
+        level = self.settings.loglevel
         return spawn.spawn(title, main, set(descriptors), self._account, level, self._folder)
 
     def stopped(self) -> None:
@@ -218,11 +218,11 @@ class LoadingUnit(Unit):
             lambda: run_loader(theirs, request),
             keep,
             None,
-            self.house.settings.loglevel,
+            self.settings.loglevel,
         )
         theirs.close()
         self._channel = ours
-        timeout_s = self.house.settings.loader_timeout_secs
+        timeout_s = self.settings.loader_timeout_secs
         self.adopt(child, None, timeout_s, f"the loader did not finish within {timeout_s:g} s")
 
     def ended(self, how: str) -> None:
@@ -376,6 +376,8 @@ class ProgramUnit(LoadingUnit):
     by itself, onto the maps that the first one made: what is attached already goes on counting.
     """
 
+    _end: Timer | None = None
+
     def __init__(
         self,
         number: int,
@@ -389,19 +391,25 @@ class ProgramUnit(LoadingUnit):
     ) -> None:
         super().__init__(program.name, house)
         self.number = number
-        self.program = switched_on(program, config.without)
-        self._switched_off = switched_off(program, config.without)
-        self.config = config
+        self._declared = program
+        self.configure(config)
         self.storage = storage
         self.generation = 0
         self._parts: dict[str, Loaded] = {}
         self._wanted: frozenset[str] = frozenset()
         self._keeping = False
         self._ends_s = 0.0
-        self._end: Timer | None = None
         self._core = core
         self._defines = defines
         self._attached = attached
+
+    def configure(self, config: ProgramConfig) -> None:
+        """Takes another configuration, which holds for whatever is started from now on."""
+        self.program = switched_on(self._declared, config.without)
+        self._switched_off = switched_off(self._declared, config.without)
+        self.config = config
+        if config.enabled:
+            self._forget_end()
 
     def launch(self) -> None:
         """Loads what is not loaded, then the worker; a program of processes waits for the identities."""
@@ -470,10 +478,19 @@ class ProgramUnit(LoadingUnit):
 
     def stop(self, first: signal.Signals = signal.SIGTERM) -> None:
         self._keeping = False
+        self._forget_end()
+        super().stop(first)
+
+    def _forget_end(self) -> None:
         if self._end:
             self._end.cancel()
             self._end = None
-        super().stop(first)
+
+    def renew_worker(self) -> None:
+        """Another worker on the same kernel objects; one that is still to come is left to come."""
+        if self.child and self._channel is None and self.state in (State.STARTING, State.RUNNING):
+            super().stop()
+            self._keeping = True
 
     def core_is_ready(self) -> None:
         """Goes on with a start that waited."""
@@ -650,7 +667,7 @@ class AggregatorUnit(Unit):
             lambda: aggregator.run(assignment),
             assignment.descriptors(),
             self.house.account,
-            self.house.settings.loglevel,
+            self.settings.loglevel,
             self.house.samples_dir,
         )
         theirs.close()
