@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import supervisor
-from supervisor import logs, runtime_dir, usage
+from supervisor import colours, logs, runtime_dir, usage
 from supervisor.errors import ConfigurationError, SupervisorError
 from supervisor.usage import Parser
 
@@ -161,7 +161,10 @@ def _ask_once(arguments: argparse.Namespace, command: str, **fields: Any) -> dic
 
 
 def _print(arguments: argparse.Namespace, answer: Any, text: str) -> None:
-    print(json.dumps(answer) if arguments.json else text.rstrip("\n"))
+    if arguments.json:
+        print(json.dumps(answer))
+    else:
+        print((colours.painted(text) if colours.wanted(sys.stdout) else text).rstrip("\n"))
 
 
 def _status(arguments: argparse.Namespace) -> int:
