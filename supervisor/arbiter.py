@@ -121,6 +121,7 @@ class Arbiter:
             ),
             self._on_change,
         )
+        self._sweeper = kprobe_events.Sweeper(self.loop)
         house = House(
             self.loop,
             self._config.supervision,
@@ -130,6 +131,8 @@ class Arbiter:
             options.attach,
             kprobe_events.tag(runtime_dir.path),
             Path(self._config.btf_path),
+            self._config.kprobe_attach == "kprobe_events",
+            self._sweeper,
             Loaders(places_for_loaders()),
             self._on_change,
             self.template,
@@ -210,6 +213,7 @@ class Arbiter:
             return
         log.info("stopping: %s", why)
         self.ending, self._exit_status = True, exit_status
+        self._sweeper.rest()  # the end clears all away together
         # A last sample is worth a worker's while only if somebody is there to take it.
         heard = self.aggregator.state is State.RUNNING
         for unit in self.units:
@@ -233,7 +237,9 @@ class Arbiter:
             unit.unload()
         for program in self.units:
             close_storage(program.storage)
-        kprobe_events.clean(kprobe_events.tag(self._runtime_dir.path))
+        self._sweeper.finish()
+        for removed in kprobe_events.clean(kprobe_events.tag(self._runtime_dir.path)):
+            log.info("removed %s", removed)
 
     # ---- what units need
 

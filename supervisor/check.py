@@ -115,6 +115,7 @@ def _programs() -> list[dict[str, Any]]:
         return [_program(program, core, defines, mark) for program in all_programs().values()]
     finally:
         core.close()
+        kprobe_events.clean(mark)
 
 
 def _program(program: Program, core: Loaded, defines: dict[str, str | int], mark: str) -> dict[str, Any]:

@@ -162,6 +162,8 @@ class House:
     attach: str  # the command line's choice of plans, auto = the configuration's
     tag: str
     btf_folder: Path
+    kprobe_lines: bool  # write lines of kprobe_events where the kernel could do without, too
+    sweeper: kprobe_events.Sweeper
     loaders: Loaders
     changed: Callable[[Unit], None]
     template: TemplateUnit
@@ -187,6 +189,7 @@ class LoadingUnit(Unit):
         self.hooks: list[HookReport] = []
         self.kernel_bytes = 0
         self._channel: socket.socket | None = None
+        self._mark = ""  # of the lines of kprobe_events that the last loader may have written
 
     def request(self) -> loader.Request:
         raise NotImplementedError
@@ -210,7 +213,10 @@ class LoadingUnit(Unit):
 
     def fork_loader(self) -> None:
         """Raises OSError when the system has no process to give."""
-        request = dataclasses.replace(self.request(), btf_folder=self.house.btf_folder)
+        house = self.house
+        request = dataclasses.replace(
+            self.request(), btf_folder=house.btf_folder, kprobe_lines=house.kprobe_lines
+        )
         ours, theirs = spawn.socket_pair(socket.SOCK_SEQPACKET)
         keep = {theirs.fileno(), *(held.fd for held in request.shared.values())}
         child = spawn.spawn(
@@ -222,6 +228,7 @@ class LoadingUnit(Unit):
         )
         theirs.close()
         self._channel = ours
+        self._mark = kprobe_events.mark(request.tag, child.pid)
         timeout_s = self.settings.loader_timeout_secs
         self.adopt(child, None, timeout_s, f"the loader did not finish within {timeout_s:g} s")
 
@@ -233,11 +240,13 @@ class LoadingUnit(Unit):
         try:
             loaded = handover.receive(channel)
         except (SupervisorError, OSError) as error:
+            self.house.sweeper.sweep(self._mark)
             self.failed(str(error))
             return
         finally:
             channel.close()
         if loaded is None:
+            self.house.sweeper.sweep(self._mark)
             self.failed(f"the loader ended with {how}" if how else "the loader ended without a word")
         else:
             self._take(loaded)
@@ -252,20 +261,27 @@ class LoadingUnit(Unit):
         """What the loader has made is ours now."""
         self.hooks = loaded.hooks
         if loaded.error or not any(hook.attached for hook in loaded.hooks):
-            loaded.close()
+            self.let_go(loaded)
             self.unavailable(loaded.error or f"no hook: {lacking(loaded.hooks)}")
             return
         self.loaded = loaded
         self.kernel_bytes = sum(maps.kernel_bytes(held.fd) for held in loaded.maps.values())
         self.accepted()
 
+    def let_go(self, loaded: Loaded) -> None:
+        """Closes it, and has the lines removed that it needed."""
+        loaded.close()
+        if loaded.lines:
+            self.house.sweeper.sweep(loaded.lines)
+
     def unload(self) -> None:
         """Detaches and frees everything in the kernel."""
         if self._channel:
             self._channel.close()
             self._channel = None
+            self.house.sweeper.sweep(self._mark)
         if self.loaded:
-            self.loaded.close()
+            self.let_go(self.loaded)
             self.loaded, self.kernel_bytes = None, 0
             self.hooks = [dataclasses.replace(hook, link=None) for hook in self.hooks]
 
@@ -527,7 +543,7 @@ class ProgramUnit(LoadingUnit):
     def take(self, loaded: Loaded) -> None:
         """Notes a part, and goes on with the next one or with the worker."""
         if loaded.error:
-            loaded.close()
+            self.let_go(loaded)
             self.unavailable(loaded.error)
             return
         self._parts[self._missing()[0]] = loaded
@@ -557,8 +573,8 @@ class ProgramUnit(LoadingUnit):
             for link in gone.links:
                 os.close(link)
             gone.links.clear()
-            if any(hook.plan == "kretprobe" and hook.attached for hook in gone.hooks):
-                kprobe_events.clean(self._tag(part))
+            if gone.lines:
+                self.house.sweeper.sweep(gone.lines)
         self._note_hooks()
         if self.state is State.UNAVAILABLE:
             self.start()
@@ -640,7 +656,7 @@ class ProgramUnit(LoadingUnit):
     def unload(self) -> None:
         for part in self._parts.values():
             if part is not self.loaded:
-                part.close()
+                self.let_go(part)
         self._parts.clear()
         super().unload()
 

@@ -77,6 +77,7 @@ _OF_PROGRAM: Final = (
 _OF_ALL: Final = (
     ("btf_path", "btf path", Effect.RESTART),
     ("map_reading", "map reading", Effect.RESTART),
+    ("kprobe_attach", "kprobe attach", Effect.RESTART),
     ("modern_charts", "chart naming", Effect.SHOWN),
 )
 _SEPARATE_NAMES: Final = {True: "modern", False: "classic"}
