@@ -1,6 +1,7 @@
 """The board: a few words of shared memory by which supervisor and aggregator know of each other.
 
 supervisor writes  attached  generation of the kernel objects it holds, 0 = none
+                   leaving   which of its charts an aggregator that is told to stop withdraws (LEAVING)
                    running, left_s, method, kernel_bytes, maps, entries, per_core: for the charts about us
 aggregator writes  taken, lost, events
 each for every program; the last place of kernel_bytes and maps is the identity program's. In `progress` are
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from supervisor.pipeline import memory
+from workers.declaration import Scope
 
 FRAMES: Final = 0
 CYCLE_NS: Final = 1
@@ -25,8 +27,12 @@ ENDS: Final = 4
 # How a program was loaded, in Netdata's words: co-re by trampolines, which need the kernel's own types.
 METHODS: Final[Mapping[int, str]] = {1: "legacy", 2: "co-re"}
 
+# Bits of `leaving`, by the scope of a chart.
+LEAVING: Final[Mapping[Scope, int]] = {"system": 1, "device": 1, "apps": 2, "cgroup": 4, "services": 4}
+
 _OF_PROGRAMS: Final = (
     "attached",
+    "leaving",
     "taken",
     "lost",
     "events",
@@ -57,6 +63,7 @@ class Board:
         at: dict[str, npt.NDArray[Any]] = memory.views(fd, _fields(programs), writable=True)
         self.progress: Words = at["progress"]
         self.attached: Words = at["attached"]
+        self.leaving: Words = at["leaving"]
         self.taken: Words = at["taken"]
         self.lost: Words = at["lost"]
         self.events: Words = at["events"]

@@ -6,7 +6,7 @@ value of an incremental dimension as its base: what was counted until then comes
 has gone is told to be obsolete, and comes back under the same name.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -162,6 +162,13 @@ class ChartWriter:
     def withdraw(self, frame: Frame) -> None:
         """Tells that all of it is gone: the program has been stopped."""
         self._write(frame, [()] * len(self._charts), frozenset())
+
+    def withdraw_some(self, frame: Frame, scopes: Container[Scope]) -> None:
+        """Tells that the charts of these scopes are gone, and nothing else. For the last frame of all."""
+        for chart, shown in zip(self._charts, self._shown, strict=True):
+            if chart.scope in scopes:
+                for line in shown.lines if shown.known else shown.gone:
+                    frame.withdraw(line)
 
     @property
     def visible(self) -> bool:

@@ -22,8 +22,9 @@ def read_command_line(pid: int) -> str:
 
 
 def _memory(slots: int) -> dict[str, memory.Field]:
-    """What a restarted aggregator goes on from: the group each slot's owner had, and which owner."""
-    return {"group": (np.int32, (slots,)), "start_ns": (np.uint64, (slots,))}
+    """What a restarted aggregator goes on from: the group each slot's owner had, which owner, and whether
+    the group was that of its own name."""
+    return {"group": (np.int32, (slots,)), "start_ns": (np.uint64, (slots,)), "own": (np.uint8, (slots,))}
 
 
 def create(slots: int) -> int:
@@ -47,6 +48,7 @@ class Identities:
         self.slots = slots
         self.births = self.ends = 0
         self._maps = maps
+        self._groups = groups
         self._tree = ProcessTree(groups, read_command_line)
         self._start_ns = np.zeros(slots, np.uint64)
         self._renames = np.zeros(slots, np.uint32)
@@ -54,6 +56,7 @@ class Identities:
         self.cgroup_of_slot: npt.NDArray[np.uint64] = np.zeros(slots, np.uint64)
         known = memory.views(memory_fd, _memory(slots), writable=True)
         self._known_start_ns: npt.NDArray[np.uint64] = known["start_ns"]
+        self._own: npt.NDArray[np.uint8] = known["own"]
         self.group_of_slot: npt.NDArray[np.int32] = known["group"]
         self.group_of_slot[0] = NO_GROUP
         self.processes: npt.NDArray[np.int_] = np.zeros(len(groups.names), np.int_)
@@ -83,19 +86,26 @@ class Identities:
         self._renames[used] = renames
         for slot, group in self._tree.regrouped():
             self.group_of_slot[slot] = group
+            self._own[slot] = self._tree.has_own(slot)
             self._known_start_ns[slot] = self._start_ns[slot]
         groups = self.group_of_slot[used][self.owned[used]]
         self.processes = np.bincount(groups, minlength=len(self.processes))
 
     def _take_in(self, slot: int, row: Any) -> None:
         known = self._known_start_ns[slot] == row["start_ns"]
-        inherited = int(self.group_of_slot[slot]) if known else None
-        self._tree.born(slot, int(row["tgid"]), int(row["ppid"]), _comm(row), inherited)
+        self._tree.born(
+            slot, int(row["tgid"]), int(row["ppid"]), _comm(row), self._inherited(slot) if known else None
+        )
         self._known_start_ns[slot] = 0  # until its group is written
         self._start_ns[slot] = row["start_ns"]
         self._renames[slot] = row["renames"]
         self.owned[slot] = True
         self.births += not known
+
+    def _inherited(self, slot: int) -> int | None:
+        """What it had before from a parent; of a group that is in no file any more, nothing."""
+        group = int(self.group_of_slot[slot])
+        return None if self._own[slot] or group not in self._groups.current else group
 
     def _forget(self, gone: list[int]) -> None:
         for slot in gone:

@@ -63,14 +63,15 @@ class Duty:
 class Assignment:
     """What the aggregator is given.
 
-    identity_maps: those of the core program that are read here, empty when nothing is counted by process.
-    cgroups_folder: where cgroups are mounted. modern: the naming of charts. agent: the agent's version.
-    internal_charts: whether charts of the plugin itself are wanted. last_frame: number of the frame to stop
-    after, 0 = go on.
+    group_places: how many groups there can ever be. identity_maps: those of the core program that are read
+    here, empty when nothing is counted by process. cgroups_folder: where cgroups are mounted. modern: the
+    naming of charts. agent: the agent's version. internal_charts: whether charts of the plugin itself are
+    wanted. last_frame: number of the frame to stop after, 0 = go on.
     """
 
     duties: tuple[Duty, ...]
     groups: AppsGroups
+    group_places: int
     identity_maps: Mapping[str, KernelMap]
     board_fd: int
     identities_fd: int
@@ -118,6 +119,7 @@ def run(assignment: Assignment) -> int:
         except ReaderGone:
             return DONE
         aggregator.commit()
+        aggregator.take_leave()
     return STOPPED
 
 
@@ -155,7 +157,7 @@ class _Aggregator:
             if given.cgroups_folder and any(duty.cgroups for duty in given.duties):
                 self._cgroups = CgroupCharts(
                     Cgroups(given.cgroups_folder, given.cgroups_fd),
-                    HOST + 1 + len(given.groups.names),
+                    HOST + 1 + given.group_places,
                     self._identities.slots,
                 )
             self._words = Words(given.identity_maps["words"])
@@ -191,6 +193,16 @@ class _Aggregator:
         self._take_pending()
         self._settle()
         self._board.progress[boards.CYCLE_NS] = time.monotonic_ns()
+
+    def take_leave(self) -> None:
+        """Withdraws the charts that the next aggregator will not show. A reader that sleeps is not waited
+        for: it keeps them until the agent forgets them."""
+        frame = Frame()
+        for leaving, writer in zip(self._board.leaving.tolist(), self._writers, strict=True):
+            writer.withdraw_some(frame, [scope for scope, bit in boards.LEAVING.items() if leaving & bit])
+        patience_s = self._patience_s()
+        if frame.blocks and (not self._under_way or self._output.go_on(patience_s)):
+            self._output.write(frame.blocks, patience_s)
 
     def _take_pending(self) -> None:
         groupings: list[IndexArray] = []
