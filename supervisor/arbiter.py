@@ -1,6 +1,7 @@
 """The arbiter: it owns what must outlive a crash, watches over every unit, and ends everything in order."""
 
 import dataclasses
+import gc
 import logging
 import os
 import signal
@@ -14,19 +15,18 @@ from typing import Final
 
 import supervisor
 from supervisor import control, kprobe_events, linux, status, template
-from supervisor.aggregator import account, apps_groups, cgroups, internal
+from supervisor.aggregator import apps_groups, storage
 from supervisor.aggregator import board as boards
-from supervisor.aggregator import identities as slot_groups
 from supervisor.aggregator import main as aggregator
 from supervisor.aggregator.output import reader_gone, widen
 from supervisor.aggregator.stream import DISABLE
 from supervisor.commands import Commands
-from supervisor.config.model import Config
+from supervisor.config.model import Config, ProgramConfig
 from supervisor.kernel import cgroup_hierarchy, identities, loader, reading
 from supervisor.kernel.maps import USED_PAGES
 from supervisor.kernel.plans import Preference
 from supervisor.loop import Loop
-from supervisor.pipeline import ledger, table
+from supervisor.pipeline import table
 from supervisor.runtime_dir import SAMPLES_SOCKET, RuntimeDir
 from supervisor.spawn import Account
 from supervisor.states import HAS_PROCESS, State
@@ -40,6 +40,7 @@ from supervisor.units import (
     TemplateUnit,
     close_storage,
     places_for_loaders,
+    shards,
 )
 from workers import base
 from workers.declaration import Program
@@ -99,8 +100,8 @@ class Arbiter:
             log.warning("[supervisor] %s", complaint)
         by_cgroup = any(c.cgroups for c in enabled)
         self.hierarchy = cgroup_hierarchy.find() if by_cgroup else None
-        self._identities_fd = slot_groups.create(self._slots)
-        self._cgroups_fd = cgroups.create()
+        self._identities_fd = storage.create_slots(self._slots)
+        self._cgroups_fd = storage.create_cgroups()
         account_of_readers = dataclasses.replace(options.account, capability=found.capability)
         self.template = TemplateUnit(
             self.loop,
@@ -139,7 +140,7 @@ class Arbiter:
                 number,
                 programs[config.name],
                 config,
-                self._storage(programs[config.name]),
+                self._storage(programs[config.name], config),
                 house,
                 self.core,
                 self._defines,
@@ -172,6 +173,9 @@ class Arbiter:
         names = ", ".join(unit.name for unit in enabled) or "none"
         log.info("version %s, kernel %s, programs: %s", supervisor.__version__, os.uname().release, names)
         # What workers are copies of: made before anything has grown.
+        gc.collect()
+        gc.freeze()
+        linux.close_gaps()
         linux.let_go_of_files()
         self.template.start()
         # The core first: the hooks of a fork must be there before anything is counted by process.
@@ -238,17 +242,9 @@ class Arbiter:
             kprobe_events.tag(self._runtime_dir.path),
         )
 
-    def _storage(self, program: Program) -> account.Storage:
-        rows = self._slots if program.kind == "slot" else program.rows
-        columns = len(program.columns)
-        table_shape = table.Shape(rows, columns)
-        entities = account.entities(program, len(self._groups.names), account.MAX_CGROUPS)
-        ledger_shape = ledger.Shape(rows, columns, entities, len(program.derived_names))
-        return account.Storage(
-            table.create(program.name, table_shape),
-            table_shape,
-            ledger.create(program.name, ledger_shape),
-            ledger_shape,
+    def _storage(self, program: Program, config: ProgramConfig) -> storage.Storage:
+        return storage.create(
+            program, self._slots, len(self._groups.names), shards(config), loader.possible_cpus()
         )
 
     def _assign(self, ready: socket.socket) -> aggregator.Assignment:
@@ -348,7 +344,7 @@ class Arbiter:
             for unit in self.units:
                 unit.look_at_parts()
         if self._config.internal_charts and now_s >= self._facts_due_s:
-            self._facts_due_s = now_s + internal.EVERY_S / 2
+            self._facts_due_s = now_s + boards.FACTS_EVERY_S / 2
             self._post_facts()
         # After a pause of our own (a stop, a suspended machine) everybody looks hung.
         if not late and not self.ending:

@@ -23,7 +23,7 @@ from supervisor.aggregator.stream import (
     different,
     skeleton,
 )
-from supervisor.kernel.maps import U64Array
+from supervisor.kernel.arrays import U64Array
 from supervisor.pipeline.sample import Sample
 from workers.declaration import GROUP, Chart, Dimension, Naming, Ratio, Scope
 

@@ -14,16 +14,17 @@ from typing import Final
 
 import numpy as np
 
+from supervisor import linux
 from supervisor.aggregator import board as boards
-from supervisor.aggregator import internal
-from supervisor.aggregator.account import HOST, Account, IndexArray, Storage
+from supervisor.aggregator.account import HOST, Account, IndexArray
 from supervisor.aggregator.apps_groups import AppsGroups
 from supervisor.aggregator.cgroups import Cgroups
 from supervisor.aggregator.charts import ChartWriter, Groups, shown
 from supervisor.aggregator.groups import AppCharts, CgroupCharts
 from supervisor.aggregator.identities import NO_GROUP, Identities
-from supervisor.aggregator.internal import InternalCharts
+from supervisor.aggregator.internal import Facts, InternalCharts
 from supervisor.aggregator.output import Output, ReaderGone
+from supervisor.aggregator.storage import Storage
 from supervisor.aggregator.stream import Frame
 from supervisor.kernel.identities import SETTLED_NS
 from supervisor.kernel.maps import KernelMap, Words
@@ -108,6 +109,7 @@ def run(assignment: Assignment) -> int:
         receiver.watch(assignment.lifeline.fileno())
         receiver.watch(stop.wakeup.fileno())
         aggregator = _Aggregator(assignment, receiver)
+        linux.let_go_of_files()
         assignment.ready.send(b"READY")
         try:
             while not stop:
@@ -144,8 +146,11 @@ class _Aggregator:
         self._writers = [self._writer(*pair) for pair in zip(self._accounts, given.duties, strict=True)]
         self._apps = AppCharts(given.groups.names, HOST + 1)
         self._internal = InternalCharts([duty.program.name for duty in given.duties], self._board)
-        self._internal_due_s = 0.0
-        self._before = self._board.progress[[boards.BIRTHS, boards.ENDS]].tolist()  # a former aggregator's
+        self._facts_due_s = 0.0
+        self._before = (
+            self._board.progress[boards.BIRTHS],
+            self._board.progress[boards.ENDS],
+        )  # a former aggregator's
         self._identities: Identities | None = None
         self._cgroups: CgroupCharts | None = None
         self._words: Words | None = None
@@ -313,7 +318,7 @@ class _Aggregator:
             elif account.fresh:
                 writer.write(frame, groups)
                 fresh.append((account, writer))
-        about_us = self._given.internal_charts and bool(fresh) and time.monotonic() >= self._internal_due_s
+        about_us = self._given.internal_charts and bool(fresh) and time.monotonic() >= self._facts_due_s
         if about_us:
             self._internal.write(frame, self._facts())
         return frame, _Said(tuple(fresh), gone, about_us)
@@ -322,7 +327,7 @@ class _Aggregator:
         """The agent has all of a frame now."""
         if said.about_us:
             self._internal.sent()
-            self._internal_due_s = time.monotonic() + internal.EVERY_S - _LATE_MOST_S
+            self._facts_due_s = time.monotonic() + boards.FACTS_EVERY_S - _LATE_MOST_S
         for _, writer in said.fresh:
             writer.sent()
         for entity in said.gone:
@@ -338,11 +343,11 @@ class _Aggregator:
                 writer.clear(entity)
         self._cgroups.release(entity)
 
-    def _facts(self) -> internal.Facts:
+    def _facts(self) -> Facts:
         if self._identities is None:
-            return internal.Facts()
+            return Facts()
         by_slot = [account for account in self._accounts if account.program.kind == "slot"]
-        return internal.Facts(
+        return Facts(
             slots=self._identities.slots,
             used_slots=int(self._identities.processes.sum()),
             births=int(self._board.progress[boards.BIRTHS]),
