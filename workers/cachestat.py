@@ -105,7 +105,7 @@ PROGRAM = Program(
         Column("dirtied", "dirty"),
     ),
     ratios={"ratio": Ratio(part=("hits",), whole=("hits", "misses"), empty=100)},
-    row_words=8,
+    row_words=4,
     derived=Derived(
         {"hits": ("accessed", "added", "dirtied"), "misses": ("added", "dirtied")}, _hits_and_misses
     ),

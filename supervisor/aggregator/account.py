@@ -67,23 +67,30 @@ class Account:
         sample, self._pending = self._pending, None
         if sample is None:
             return False
-        blocks = self._reader.take(sample.sequence)
-        if blocks is None:
-            self.lost += 1
-            return False
         if sample.generation != self.ledger.generation:
             self.ledger.start_generation(sample.generation)
+        rows = self._reader.take(sample.sequence, self.ledger.changed)
+        if rows is None:
+            self.lost += 1
+            return False
         self._begin_anew(sample.names)
-        numbers, values = self.ledger.changed(*blocks)
+        self._commit(sample, *rows, groupings)
+        self.latest, self.fresh = sample, True
+        self.taken += 1
+        return True
+
+    def _commit(
+        self, sample: Sample, numbers: U32Array, values: U64Array, groupings: Sequence[IndexArray]
+    ) -> None:
+        if not len(numbers):
+            self.ledger.commit_nothing(sample.sequence, sample.sampled_ns)
+            return
         deltas = self.ledger.deltas(numbers, values)[:, self._columns]
         entities, added = self._added(numbers, deltas, groupings)
         if self.program.derived:
             added = np.hstack([added, self.program.derived.work_out(added)])
         totals = self.ledger.totals[entities] + added
         self.ledger.commit(sample.sequence, sample.sampled_ns, numbers, values, entities, totals)
-        self.latest, self.fresh = sample, True
-        self.taken += 1
-        return True
 
     def _begin_anew(self, names: Mapping[int, str]) -> None:
         """The row of a device that has gone may be another one's now, which has counted nothing before."""
@@ -100,7 +107,7 @@ class Account:
             there = numbers < self.program.rows
             return numbers[there], deltas[there]
         host = deltas.sum(axis=0, dtype=np.uint64, keepdims=True)
-        if self.program.kind == "host" or not len(numbers):
+        if self.program.kind == "host":
             return _ONLY_HOST, host
         slots = numbers // self._shards
         entity = np.concatenate([_NOWHERE, *(entity_of_slot[slots] for entity_of_slot in groupings)])

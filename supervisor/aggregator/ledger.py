@@ -65,9 +65,12 @@ class Ledger:
 
     def changed(self, numbers: U32Array, blocks: U64Array) -> tuple[U32Array, U64Array]:
         """Numbers and values, u64 [rows, words], of those rows of a table's blocks that are not what was last
-        taken of them."""
+        taken of them; copied from memory that may change meanwhile."""
         rows_in_block = blocks.shape[1] // self._words
-        taken = self._at["baseline"].reshape(-1, blocks.shape[1])[numbers]
+        baseline = self._at["baseline"].reshape(-1, blocks.shape[1])
+        # Most often nearly all blocks have changed, or few.
+        first, last = (int(numbers[0]), int(numbers[-1])) if len(numbers) else (0, -1)
+        taken = baseline[first : last + 1] if last - first + 1 == len(numbers) else baseline[numbers]
         places = np.flatnonzero(blocks != taken) // self._words
         places = places[np.flatnonzero(np.diff(places, prepend=-1))]
         rows = numbers[places // rows_in_block] * rows_in_block + places % rows_in_block
@@ -103,6 +106,12 @@ class Ledger:
         self._at["journal"][_ENTITIES] = len(entities)
         self._at["journal"][_STATE] = _VALID
         self._apply()
+
+    def commit_nothing(self, sequence: int, sampled_ns: int) -> None:
+        """Takes a sample in which no row is another than it was. Killed between the two, the next aggregator
+        takes it once more."""
+        self._at["head"][SAMPLED_NS] = sampled_ns
+        self._at["head"][SEQUENCE] = sequence
 
     def _apply(self) -> None:
         count = int(self._at["journal"][_COUNT])

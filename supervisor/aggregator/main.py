@@ -109,7 +109,6 @@ def run(assignment: Assignment) -> int:
         receiver.watch(assignment.lifeline.fileno())
         receiver.watch(stop.wakeup.fileno())
         aggregator = _Aggregator(assignment, receiver)
-        linux.let_go_of_files()
         assignment.ready.send(b"READY")
         try:
             while not stop:
@@ -165,6 +164,7 @@ class _Aggregator:
                 )
             self._words = Words(given.identity_maps["words"])
         self._under_way: _Said | None = None
+        self._first = True
         self._dropped = 0
         self._dropped_told_s = -_REPEAT_S
 
@@ -333,6 +333,9 @@ class _Aggregator:
         for entity in said.gone:
             self._let_go(entity)
         self._board.progress[boards.FRAMES] += 1
+        if self._first:
+            self._first = False
+            linux.let_go_of_files()  # of what was needed to begin
 
     def _let_go(self, entity: int) -> None:
         """The charts of a cgroup have been withdrawn: its place is another one's, unless it has come back."""
@@ -360,6 +363,6 @@ class _Aggregator:
         """Events counted so far; a program that adds up time counts none, and bytes are no events."""
         if account.program.of_time:
             return 0
-        totals = account.ledger.totals[:, account.program.of_events]
-        counted = totals[HOST] if account.program.kind == "slot" else totals
+        totals, columns = account.ledger.totals, account.program.of_events
+        counted = totals[HOST, columns] if account.program.kind == "slot" else totals[:, columns]
         return int(counted.sum(dtype=np.uint64))

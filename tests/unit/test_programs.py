@@ -179,7 +179,8 @@ def test_a_slot_programs_row_has_room_for_its_columns_and_lies_well_in_cache_lin
     found = re.search(r"#define ROW_COLUMNS (\d+)", source_of(program))
     assert found
     assert int(found[1]) >= len(program.columns)
-    assert int(found[1]) in (1, 2, 4, 8, 16, 24)
+    # 18 of socket lie across one line more than they must, for a megabyte and a half less.
+    assert int(found[1]) in (1, 2, 4, 8, 16, 18)
 
 
 @programs

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from supervisor.aggregator.table_reader import Reader
-from supervisor.kernel.arrays import U64Array
+from supervisor.kernel.arrays import U32Array, U64Array
 from supervisor.kernel.maps import ROWS_PER_PAGE
 from supervisor.pipeline import table
 from supervisor.pipeline.table import Shape, Writer
@@ -29,6 +29,10 @@ def values(*of_block: int) -> U64Array:
     return np.array([[value, value + 1, value + 2] for value in of_block], np.uint64).reshape(-1, 3)
 
 
+def copied(numbers: U32Array, blocks: U64Array) -> tuple[U32Array, U64Array]:
+    return numbers.copy(), blocks.copy()
+
+
 def write(writer: Writer, sequence: int, of_block: Mapping[int, int]) -> None:
     """Blocks with these numbers, whose first words are given."""
     live = np.zeros((SHAPE.blocks + 1, SHAPE.words), np.uint64)
@@ -38,7 +42,7 @@ def write(writer: Writer, sequence: int, of_block: Mapping[int, int]) -> None:
 
 def test_what_was_written_is_taken(fd: int) -> None:
     write(Writer(fd, SHAPE), 1, {5: 10, 63: 20})
-    taken = Reader(fd, SHAPE).take(1)
+    taken = Reader(fd, SHAPE).take(1, copied)
     assert taken
     assert taken[0].tolist() == [5, 63]
     assert taken[1].tolist() == [[10, 11, 12], [20, 21, 22]]
@@ -46,7 +50,7 @@ def test_what_was_written_is_taken(fd: int) -> None:
 
 def test_a_sample_without_blocks_is_a_sample(fd: int) -> None:
     write(Writer(fd, SHAPE), 1, {})
-    taken = Reader(fd, SHAPE).take(1)
+    taken = Reader(fd, SHAPE).take(1, copied)
     assert taken
     assert len(taken[0]) == len(taken[1]) == 0
 
@@ -54,7 +58,7 @@ def test_a_sample_without_blocks_is_a_sample(fd: int) -> None:
 def test_the_last_block_may_be_shorter_than_the_others(fd: int) -> None:
     live = values(*range(64)).reshape(-1)[:-2]
     Writer(fd, SHAPE).write(1, [0, 63], live.data.cast("B"))
-    taken = Reader(fd, SHAPE).take(1)
+    taken = Reader(fd, SHAPE).take(1, copied)
     assert taken
     assert taken[0].tolist() == [0, 63]
     assert taken[1].tolist() == [[0, 1, 2], [63, 0, 0]]
@@ -64,15 +68,15 @@ def test_the_last_two_samples_are_there_and_no_other(fd: int) -> None:
     writer, reader = Writer(fd, SHAPE), Reader(fd, SHAPE)
     for sequence in range(1, 6):
         write(writer, sequence, {sequence: sequence})
-    assert [reader.take(sequence) is not None for sequence in range(1, 8)] == [False] * 3 + [True] * 2 + [
-        False
-    ] * 2
+    assert [reader.take(sequence, copied) is not None for sequence in range(1, 8)] == [False] * 3 + [
+        True
+    ] * 2 + [False] * 2
 
 
 def test_what_is_taken_does_not_change_any_more(fd: int) -> None:
     writer, reader = Writer(fd, SHAPE), Reader(fd, SHAPE)
     write(writer, 1, {1: 1})
-    taken = reader.take(1)
+    taken = reader.take(1, copied)
     write(writer, 3, {2: 9})
     assert taken
     assert (taken[0].tolist(), taken[1].tolist()) == ([1], [[1, 2, 3]])
@@ -136,19 +140,19 @@ def test_a_writer_that_dies_in_the_middle_leaves_no_torn_sample(fd: int, at: int
     writer._head = Counted(writer._head, left)  # type: ignore[assignment]
     with pytest.raises(Died):
         write(writer, 3, {1: 5, 2: 6, 3: 7, 4: 8})
-    whole = reader.take(3)
+    whole = reader.take(3, copied)
     if whole is not None:
         assert whole[0].tolist() == [1, 2, 3, 4]
         assert whole[1].tolist() == values(5, 6, 7, 8).tolist()
-    former = reader.take(1)
+    former = reader.take(1, copied)
     assert (former is not None) == (at == 1), "the half is void from the first write on"
-    other = reader.take(2)
+    other = reader.take(2, copied)
     assert other
     assert other[1].tolist() == values(0, 1).tolist()
 
     successor = Writer(fd, SHAPE)
     write(successor, successor.sequence + 1, {9: 9})
-    taken = reader.take(successor.sequence)
+    taken = reader.take(successor.sequence, copied)
     assert taken
     assert taken[1].tolist() == [[9, 10, 11]]
 
@@ -172,18 +176,18 @@ def test_a_writer_that_overruns_the_reader_is_noticed(fd: int, field: str) -> No
     watched = reader._at[field].view(Overtaking)
     watched.writer = writer
     reader._at[field] = watched
-    assert reader.take(1) is None
-    assert reader.take(3) is not None
+    assert reader.take(1, copied) is None
+    assert reader.take(3, copied) is not None
 
 
 def test_a_count_or_a_block_that_cannot_be_is_refused(fd: int) -> None:
     writer, reader = Writer(fd, SHAPE), Reader(fd, SHAPE)
     write(writer, 1, {64: 1})
-    assert reader.take(1) is None
+    assert reader.take(1, copied) is None
     for count in (65, 1 << 32, (1 << 64) - 1):
         write(writer, 3, {1: 1})
         writer._halves[1][0][table.COUNT] = count
-        assert reader.take(3) is None
+        assert reader.take(3, copied) is None
 
 
 def test_the_memory_cannot_be_cut_short_by_whoever_holds_it(fd: int) -> None:
@@ -205,7 +209,7 @@ def test_a_reader_beside_a_busy_writer_only_ever_sees_whole_samples(fd: int) -> 
         deadline_s = time.monotonic() + 20
         while taken < 2000 and time.monotonic() < deadline_s:
             sequence = table.heartbeat(fd).sequence
-            found = reader.take(sequence) if sequence else None
+            found = reader.take(sequence, copied) if sequence else None
             if found:
                 taken += 1
                 assert len(found[0]) == len(found[1]) == sequence % 64
