@@ -13,7 +13,7 @@ from typing import Final
 
 from supervisor import kprobe_events, runtime_dir, spawn, template
 from supervisor.aggregator import main as aggregator
-from supervisor.aggregator.account import Storage
+from supervisor.aggregator.storage import Storage
 from supervisor.config.model import ProgramConfig, Supervision
 from supervisor.errors import SupervisorError, Unavailable
 from supervisor.kernel import handover, identities, loader, maps
@@ -617,7 +617,6 @@ class ProgramUnit(LoadingUnit):
             columns=self.columns(),
             hooks=frozenset(hook.hook for hook in self.hooks if hook.attached),
             maps=self._worker_maps(),
-            shards=shards(self.config),
             table_fd=self.storage.table_fd,
             table_shape=self.storage.table_shape,
             ledger_fd=self.storage.ledger_fd,

@@ -20,10 +20,11 @@ from supervisor.aggregator.stream import (
     Frame,
     clean_id,
     clean_names,
+    collection,
     different,
     skeleton,
 )
-from supervisor.kernel.maps import U64Array
+from supervisor.kernel.arrays import U64Array
 from supervisor.pipeline.sample import Sample
 from workers.declaration import GROUP, Chart, Dimension, Naming, Ratio, Scope
 
@@ -112,7 +113,8 @@ def _joined(parts: Sequence[_Sums]) -> _Sums:
 class _Shown:
     """What one declared chart comes to now: its lines and where their values are had.
 
-    known: the agent has been told of the lines. gone: those that it had.
+    known: the agent has been told of the lines. gone: those that it had. values, text: of the last frame,
+    which is the text of the next one as long as nothing changes.
     """
 
     groups: Groups
@@ -122,6 +124,14 @@ class _Shown:
     skeleton: str = ""
     known: bool = False
     gone: tuple[ChartLine, ...] = ()
+    values: Sequence[int] = ()
+    text: bytes = b""
+
+    def write(self, frame: Frame, values: Sequence[int]) -> None:
+        if values != self.values:
+            self.values, self.text = values, collection(self.skeleton, values)
+        if values:
+            frame.add(self.text)
 
 
 class ChartWriter:
@@ -209,7 +219,7 @@ class ChartWriter:
             if not shown.known:
                 _tell_change(frame, shown)
             end = begin + len(shown.sums.entity)
-            frame.set(shown.skeleton, values[begin:end])
+            shown.write(frame, values[begin:end])
             begin = end
 
     def _renew(self, groups: Sequence[Groups], given: frozenset[str]) -> None:

@@ -22,7 +22,7 @@ from supervisor import kprobe_events, linux
 from supervisor.errors import Unavailable
 from supervisor.kernel import attach, btf, namespace, system_calls
 from supervisor.kernel.handover import Loaded
-from supervisor.kernel.maps import KernelMap, MapInfo
+from supervisor.kernel.maps import WORD_BYTES, KernelMap, MapInfo
 from supervisor.kernel.plans import (
     FAMILY,
     Hook,
@@ -576,8 +576,11 @@ def fires(hook: Hook, tables: Tables) -> bool:
 
 
 def _seen(hook: Hook, tables: Tables) -> int:
-    counted = tables.maps[hook.map].words()[:, hook.column : hook.column + hook.width]
-    return int(counted.sum())
+    held = tables.maps[hook.map]
+    row_words = held.info.entries * held.info.stride_bytes // WORD_BYTES // held.info.rows
+    with held.open() as content:
+        words = content.words
+        return sum(sum(words[column::row_words]) for column in range(hook.column, hook.column + hook.width))
 
 
 def _reason(number: int) -> str:
