@@ -330,7 +330,9 @@ class _Aggregator:
             elif account.fresh:
                 writer.write(frame, groups)
                 fresh.append((account, writer))
-        about_us = self._given.internal_charts and bool(fresh) and time.monotonic() >= self._facts_due_s
+        # Not before the supervisor has posted its own part: what then came would show as a jump.
+        due = time.monotonic() >= self._facts_due_s and self._board.progress[boards.CPU_MS] > 0
+        about_us = self._given.internal_charts and bool(fresh) and due
         if about_us:
             self._internal.write(frame, self._facts())
         return frame, _Said(tuple(fresh), gone, about_us)
