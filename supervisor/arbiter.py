@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import gc
 import logging
 import os
 import signal
@@ -15,22 +16,21 @@ from typing import Final
 
 import supervisor
 from supervisor import control, kprobe_events, linux, reload, status, template
-from supervisor.aggregator import account, apps_groups, cgroups, internal
+from supervisor.aggregator import apps_groups, storage
 from supervisor.aggregator import board as boards
-from supervisor.aggregator import identities as slot_groups
 from supervisor.aggregator import main as aggregator
 from supervisor.aggregator.output import reader_gone, widen
 from supervisor.aggregator.stream import DISABLE
 from supervisor.commands import Commands
 from supervisor.config import difference
 from supervisor.config.difference import Effect
-from supervisor.config.model import Config
+from supervisor.config.model import Config, ProgramConfig
 from supervisor.errors import AlreadyRunning
 from supervisor.kernel import cgroup_hierarchy, identities, loader, reading
 from supervisor.kernel.maps import USED_PAGES
 from supervisor.kernel.plans import Preference
 from supervisor.loop import Loop
-from supervisor.pipeline import ledger, table
+from supervisor.pipeline import table
 from supervisor.reload import SPARE_GROUPS, Plan, Reread
 from supervisor.runtime_dir import CONTROL, SAMPLES, SAMPLES_SOCKET, RuntimeDir
 from supervisor.spawn import Account
@@ -45,6 +45,7 @@ from supervisor.units import (
     TemplateUnit,
     close_storage,
     places_for_loaders,
+    shards,
 )
 from workers import base
 from workers.declaration import Program
@@ -108,8 +109,8 @@ class Arbiter:
         if complaint:
             log.warning("[supervisor] %s", complaint)
         self.hierarchy = cgroup_hierarchy.find() if self._made.cgroups else None
-        self._identities_fd = slot_groups.create(self._slots)
-        self._cgroups_fd = cgroups.create()
+        self._identities_fd = storage.create_slots(self._slots)
+        self._cgroups_fd = storage.create_cgroups()
         account_of_readers = dataclasses.replace(options.account, capability=found.capability)
         self.template = TemplateUnit(
             self.loop,
@@ -151,7 +152,7 @@ class Arbiter:
                 number,
                 programs[config.name],
                 config,
-                self._storage(programs[config.name]),
+                self._storage(programs[config.name], config),
                 house,
                 self.core,
                 self._defines,
@@ -184,6 +185,9 @@ class Arbiter:
         names = ", ".join(unit.name for unit in enabled) or "none"
         log.info("version %s, kernel %s, programs: %s", supervisor.__version__, os.uname().release, names)
         # What workers are copies of: made before anything has grown.
+        gc.collect()
+        gc.freeze()
+        linux.close_gaps()
         linux.let_go_of_files()
         self.template.start()
         # The core first: the hooks of a fork must be there before anything is counted by process.
@@ -253,17 +257,9 @@ class Arbiter:
             kprobe_events.tag(self._runtime_dir.path),
         )
 
-    def _storage(self, program: Program) -> account.Storage:
-        rows = self._slots if program.kind == "slot" else program.rows
-        columns = len(program.columns)
-        table_shape = table.Shape(rows, columns)
-        entities = account.entities(program, self._group_places, account.MAX_CGROUPS)
-        ledger_shape = ledger.Shape(rows, columns, entities, len(program.derived_names))
-        return account.Storage(
-            table.create(program.name, table_shape),
-            table_shape,
-            ledger.create(program.name, ledger_shape),
-            ledger_shape,
+    def _storage(self, program: Program, config: ProgramConfig) -> storage.Storage:
+        return storage.create(
+            program, self._slots, self._group_places, shards(config), loader.possible_cpus()
         )
 
     @property
@@ -273,7 +269,8 @@ class Arbiter:
         return min((config.update_every_s for config in enabled), default=self._config.update_every_s)
 
     def _assign(self, ready: socket.socket) -> aggregator.Assignment:
-        self._board.leaving[:] = 0
+        for number in range(len(self._board.leaving)):
+            self._board.leaving[number] = 0
         core = self.core.loaded.maps if self.core.loaded else {}
         self._follows_core = bool(core)
         return aggregator.Assignment(
@@ -449,7 +446,7 @@ class Arbiter:
                 unit.look_at_parts()
             self._look_at_runtime_dir()
         if self._config.internal_charts and now_s >= self._facts_due_s:
-            self._facts_due_s = now_s + internal.EVERY_S / 2
+            self._facts_due_s = now_s + boards.FACTS_EVERY_S / 2
             self._post_facts()
         # After a pause of our own (a stop, a suspended machine) everybody looks hung.
         if not late and not self.ending:

@@ -63,7 +63,7 @@ def of_program(unit: ProgramUnit, counts: Counts) -> dict[str, Any]:
         "dropped": counts.dropped,
         "rate": round(counts.rate, 1),
         "description": unit.description,
-        "hooks": [{**hook.told(), "missed": attach.missed(hook.link)} for hook in unit.hooks],
+        "hooks": [{**hook.told(), **asdict(attach.use_of(hook.link))} for hook in unit.hooks],
     }
 
 

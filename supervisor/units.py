@@ -13,7 +13,7 @@ from typing import Final
 
 from supervisor import kprobe_events, runtime_dir, spawn, template
 from supervisor.aggregator import main as aggregator
-from supervisor.aggregator.account import Storage
+from supervisor.aggregator.storage import Storage
 from supervisor.config.model import ProgramConfig, Supervision
 from supervisor.errors import SupervisorError, Unavailable
 from supervisor.kernel import handover, identities, loader, maps
@@ -322,6 +322,11 @@ def switched_off(program: Program, without: frozenset[str]) -> list[HookReport]:
     return [HookReport(hook.name, "", "", False, why) for hook in program.hooks if hook.name in without]
 
 
+def without_part(program: Program, part: str, why: str) -> Loaded:
+    """What stands for a part that cannot be loaded: none of its hooks is attached."""
+    return Loaded(hooks=[HookReport(h.name, "", "", False, why) for h in program.hooks if h.part == part])
+
+
 # Said of plans for other kernels, and by hooks that no kernel has: of all reasons the least telling.
 _EXPECTED: Final = (NOT_THERE, NOT_OFFERED)
 
@@ -541,13 +546,17 @@ class ProgramUnit(LoadingUnit):
         )
 
     def take(self, loaded: Loaded) -> None:
-        """Notes a part, and goes on with the next one or with the worker."""
+        """Notes a part, and goes on with the next one or with the worker. A part that cannot be had costs
+        nothing but itself."""
+        part = self._missing()[0]
         if loaded.error:
             self.let_go(loaded)
-            self.unavailable(loaded.error)
-            return
-        self._parts[self._missing()[0]] = loaded
-        if self.loaded is None:
+            if not part:
+                self.unavailable(loaded.error)
+                return
+            loaded = without_part(self.program, part, loaded.error)
+        self._parts[part] = loaded
+        if self.loaded is None and loaded.maps:
             self.loaded = loaded
             self.generation += 1
             self._attached(self.number, self.generation)
@@ -608,7 +617,6 @@ class ProgramUnit(LoadingUnit):
             columns=self.columns(),
             hooks=frozenset(hook.hook for hook in self.hooks if hook.attached),
             maps=self._worker_maps(),
-            shards=shards(self.config),
             table_fd=self.storage.table_fd,
             table_shape=self.storage.table_shape,
             ledger_fd=self.storage.ledger_fd,

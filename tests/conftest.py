@@ -1,6 +1,7 @@
 """Who can run what here, said once. A test that cannot run is skipped and says why."""
 
 import os
+import signal
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -18,6 +19,12 @@ def _cannot_load() -> str:
     except ImportError:
         return "BCC is not installed (Debian: python3-bpfcc)"
     return ""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _interrupts_reach_children() -> None:
+    """A shell starts what it puts into the background with SIGINT ignored, and so would be what we start."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

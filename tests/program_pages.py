@@ -13,12 +13,14 @@ from typing import Final
 
 from supervisor.config.options import MODULES, module_options
 from supervisor.kernel.plans import Hook, Mode, Plan, Target
+from tests.benchmarks import events, memory, report
 from tests.harness import ROOT
 from workers.declaration import Chart, Program
 from workers.registry import all_programs
 
 PAGES: Final = ROOT / "docs" / "programs"
 _PART: Final = re.compile(r"<!-- made: (\w+) -->\n.*?<!-- end -->\n", re.DOTALL)
+_MEASURED: Final = {"kernel memory": "memory of its maps in the kernel, with the default table"}
 _SCOPES: Final = {
     "system": "host",
     "apps": "each app group",
@@ -83,10 +85,36 @@ def settings(program: Program) -> Iterator[str]:
             yield f"- `[{option.section}] {option.key}`: {option.meaning}"
 
 
+def overhead(program: Program) -> Iterator[str]:
+    """What `make bench` has measured of it."""
+    yield "| measured | |"
+    yield "| --- | --- |"
+    for heading, table in ((events.TITLE, "program"), (memory.TITLE, "maps of")):
+        for what, figure in _figures(heading, table, program.name):
+            yield f"| {_MEASURED.get(what) or f'time of a run, {what}'} | {figure} |"
+    yield ""
+    yield "How, and on what: [benchmarks](../benchmarks.md)."
+
+
+def _figures(heading: str, table: str, row: str) -> Iterator[tuple[str, str]]:
+    """A row of a table of docs/benchmarks.md, each cell with its column's head. table: the first column's."""
+    section = report.PATH.read_text(encoding="utf-8").partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    head: list[str] = []
+    for line in section.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if cells[0] == table:
+            head = cells
+        elif head and cells[0] == row:
+            yield from zip(head[1:], cells[1:], strict=True)
+        elif not line:
+            head = []
+
+
 PARTS: Final[Mapping[str, Callable[[Program], Iterator[str]]]] = {
     "charts": charts,
     "hooks": hooks,
     "settings": settings,
+    "overhead": overhead,
 }
 
 

@@ -408,11 +408,12 @@ def _write(path: str, mode: str, pages: int) -> None:
 
 
 def _read_file(name: int, pages_at_once: int) -> None:
-    """From its beginning to its end."""
+    """All of its pages and no more: before 5.12 a read that comes upon the end adds a page there."""
     with open(str(name), "rb", buffering=0) as file:
-        buffer = bytearray(pages_at_once * mmap.PAGESIZE)
-        while file.readinto(buffer):
-            continue
+        buffer = memoryview(bytearray(pages_at_once * mmap.PAGESIZE))
+        left = os.fstat(file.fileno()).st_size
+        while left > 0:
+            left -= file.readinto(buffer[:left]) or left
 
 
 def _forget_file(name: int) -> None:

@@ -1,10 +1,9 @@
 """vfs: files read, written, opened, created, synchronized and removed, by process."""
 
-import contextlib
 import os
 import stat
 
-from supervisor.kernel.namespace import BPFFS
+from supervisor.kernel import namespace
 from supervisor.kernel.plans import (
     WRAPPER_RESULT,
     Hook,
@@ -85,7 +84,7 @@ def _write() -> None:
 
 def _unlink() -> None:
     """In the loader's own bpffs, which nobody else sees."""
-    link = BPFFS / "to_be_removed"
+    link = namespace.BPFFS / "to_be_removed"
     link.symlink_to("nowhere")
     link.unlink()
 
@@ -103,9 +102,10 @@ def _open() -> None:
 
 
 def _create() -> None:
-    """bpffs makes no regular files, and says so only when it is asked to."""
-    with contextlib.suppress(PermissionError):
-        os.mknod(BPFFS / "never_made", stat.S_IFREG | 0o600)
+    """By both of the ways in which the kernel makes files."""
+    with namespace.scratch() as folder:
+        os.mknod(folder / "by_mknod", stat.S_IFREG | 0o600)
+        os.close(os.open(folder / "by_open", os.O_CREAT | os.O_WRONLY))
 
 
 _UNLINK = (
@@ -166,13 +166,13 @@ OPEN = Hook(
 )
 
 # vfs_create makes the files of mknod(2), overlayfs and nfsd. open(2) makes its own without it; what it has
-# opened tells.
-_OPENED = Target(
-    "do_filp_open", "on_opened", "args[3]", optional=True, mechanism="fexit", field="file.f_mode"
+# opened tells. The function that opens was do_filp_open before 7.0.
+_OPENED = tuple(
+    Target(function, "on_opened", "args[3]", mechanism="fexit", field="file.f_mode")
+    for function in ("do_file_open", "do_filp_open")
 )
-_OPENING = Target(
-    "vfs_open", "on_opened", "PT_REGS_PARM2(args)", optional=True, mechanism="kprobe", field="file.f_mode"
-)
+_OPENING = Target("vfs_open", "on_opened", "PT_REGS_PARM2(args)", mechanism="kprobe", field="file.f_mode")
+_MADE = Target("vfs_create", "on_create", "(int)args[VFS_CREATE_ARGS]", field="vfs_create()")
 
 
 def _creating_calls(ret: str) -> Plan:
@@ -191,28 +191,18 @@ def _creating_calls(ret: str) -> Plan:
 CREATE = Hook(
     "create",
     entry=(
-        Plan("fentry", (Target("vfs_create", "on_create", "0"), _OPENED)),
+        *(Plan("fentry", (Target("vfs_create", "on_create", "0"), opened)) for opened in _OPENED),
         Plan("kprobe", (Target("vfs_create", "on_create", "0"), _OPENING)),
         _creating_calls("0"),
     ),
     returning=(
-        Plan(
-            "fexit",
-            (
-                Target(
-                    "vfs_create",
-                    "on_create",
-                    "(int)args[VFS_CREATE_ARGS]",
-                    field="vfs_create()",
-                ),
-                _OPENED,
-            ),
-        ),
+        *(Plan("fexit", (_MADE, opened)) for opened in _OPENED),
         Plan("kretprobe", (_OPENING, Target("vfs_create", "on_create", "(int)PT_REGS_RC(args)"))),
         _creating_calls("ret"),
     ),
     exercise=_create,
     column=13,
+    events=2,
 )
 
 # What was transferred is not known at the entry, where a kprobe of entry mode is.
@@ -246,4 +236,5 @@ PROGRAM = Program(
         Column("create", "create"),
         Column("create_error", "create", return_mode_only=True),
     ),
+    row_words=16,
 )

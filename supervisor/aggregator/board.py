@@ -10,10 +10,7 @@ the CPU time of all, by the supervisor.
 """
 
 from collections.abc import Mapping
-from typing import Any, Final
-
-import numpy as np
-import numpy.typing as npt
+from typing import Final
 
 from supervisor.pipeline import memory
 from workers.declaration import Scope
@@ -23,6 +20,9 @@ CYCLE_NS: Final = 1
 CPU_MS: Final = 2
 BIRTHS: Final = 3
 ENDS: Final = 4
+
+# How often the charts about ourselves are written.
+FACTS_EVERY_S: Final = 10
 
 # How a program was loaded, in Netdata's words: co-re by trampolines, which need the kernel's own types.
 METHODS: Final[Mapping[int, str]] = {1: "legacy", 2: "co-re"}
@@ -46,12 +46,10 @@ _OF_PROGRAMS: Final = (
 )
 _OF_CORE_TOO: Final = frozenset({"kernel_bytes", "maps"})
 
-Words = npt.NDArray[np.uint64]
-
 
 def _fields(programs: int) -> dict[str, memory.Field]:
     places = {name: programs + (name in _OF_CORE_TOO) for name in _OF_PROGRAMS}
-    return {"progress": (np.uint64, (8,)), **{name: (np.uint64, (n,)) for name, n in places.items()}}
+    return {"progress": ("Q", (8,)), **{name: ("Q", (n,)) for name, n in places.items()}}
 
 
 def create(programs: int) -> int:
@@ -59,18 +57,21 @@ def create(programs: int) -> int:
 
 
 class Board:
+    """Each a memoryview of u64."""
+
     def __init__(self, fd: int, programs: int) -> None:
-        at: dict[str, npt.NDArray[Any]] = memory.views(fd, _fields(programs), writable=True)
-        self.progress: Words = at["progress"]
-        self.attached: Words = at["attached"]
-        self.leaving: Words = at["leaving"]
-        self.taken: Words = at["taken"]
-        self.lost: Words = at["lost"]
-        self.events: Words = at["events"]
-        self.running: Words = at["running"]
-        self.left_s: Words = at["left_s"]
-        self.method: Words = at["method"]
-        self.kernel_bytes: Words = at["kernel_bytes"]
-        self.maps: Words = at["maps"]
-        self.entries: Words = at["entries"]
-        self.per_core: Words = at["per_core"]
+        self._mapped = memory.Mapped(fd, _fields(programs), writable=True)
+        at = self._mapped.at
+        self.progress = at["progress"]
+        self.attached = at["attached"]
+        self.leaving = at["leaving"]
+        self.taken = at["taken"]
+        self.lost = at["lost"]
+        self.events = at["events"]
+        self.running = at["running"]
+        self.left_s = at["left_s"]
+        self.method = at["method"]
+        self.kernel_bytes = at["kernel_bytes"]
+        self.maps = at["maps"]
+        self.entries = at["entries"]
+        self.per_core = at["per_core"]

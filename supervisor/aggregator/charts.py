@@ -20,10 +20,11 @@ from supervisor.aggregator.stream import (
     Frame,
     clean_id,
     clean_names,
+    collection,
     different,
     skeleton,
 )
-from supervisor.kernel.maps import U64Array
+from supervisor.kernel.arrays import U64Array
 from supervisor.pipeline.sample import Sample
 from workers.declaration import GROUP, Chart, Dimension, Naming, Ratio, Scope
 
@@ -112,7 +113,8 @@ def _joined(parts: Sequence[_Sums]) -> _Sums:
 class _Shown:
     """What one declared chart comes to now: its lines and where their values are had.
 
-    known: the agent has been told of the lines. gone: those that it had.
+    known: the agent has been told of the lines. gone: those that it had. values, text: of the last frame,
+    which is the text of the next one as long as nothing changes.
     """
 
     groups: Groups
@@ -122,6 +124,14 @@ class _Shown:
     skeleton: str = ""
     known: bool = False
     gone: tuple[ChartLine, ...] = ()
+    values: Sequence[int] = ()
+    text: bytes = b""
+
+    def write(self, frame: Frame, values: Sequence[int]) -> None:
+        if values != self.values:
+            self.values, self.text = values, collection(self.skeleton, values)
+        if values:
+            frame.add(self.text)
 
 
 class ChartWriter:
@@ -135,6 +145,8 @@ class ChartWriter:
         self._update_every_s = update_every_s
         self._modern = modern
         self._charts = charts
+        # An agent has one chart of an id: the first declaration that has anything to show is it.
+        self._rivals = [[c for c in charts[:n] if c.id == chart.id] for n, chart in enumerate(charts)]
         self._shown: list[_Shown] = [_Shown((), frozenset()) for _ in charts]
         self._sums = _NO_SUMS  # of all charts, so that one pass over the totals serves them
         self._entities = _NO_INDEX  # that have a part in any chart
@@ -207,7 +219,7 @@ class ChartWriter:
             if not shown.known:
                 _tell_change(frame, shown)
             end = begin + len(shown.sums.entity)
-            frame.set(shown.skeleton, values[begin:end])
+            shown.write(frame, values[begin:end])
             begin = end
 
     def _renew(self, groups: Sequence[Groups], given: frozenset[str]) -> None:
@@ -215,15 +227,18 @@ class ChartWriter:
         changed = False
         for number, (shown, now) in enumerate(zip(self._shown, groups, strict=True)):
             if shown.given is not given or (shown.groups is not now and shown.groups != now):
-                self._shown[number] = self._prepare(self._charts[number], now, given, shown)
+                self._shown[number] = self._prepare(number, now, given, shown)
                 changed = True
         if changed:
             self._sums = _joined([shown.sums for shown in self._shown])
             entities = {group.entity for shown in self._shown for group in shown.groups}
             self._entities = np.array(sorted(entities), np.int_)
 
-    def _prepare(self, chart: Chart, groups: Groups, given: frozenset[str], before: _Shown) -> _Shown:
-        dimensions = [d for d in chart.dimensions if given.issuperset(d.sources)]
+    def _prepare(self, number: int, groups: Groups, given: frozenset[str], before: _Shown) -> _Shown:
+        chart = self._charts[number]
+        dimensions = _dimensions_of(chart, given)
+        if any(_dimensions_of(rival, given) for rival in self._rivals[number]):
+            dimensions = []
         had = before.lines if before.known else before.gone
         made = _Shown(groups, given, gone=had)
         if not groups or not dimensions:
@@ -346,6 +361,10 @@ class ChartWriter:
             if there.issuperset((*ratio.part, *ratio.less, *ratio.whole))
         }
         return frozenset(there | ratios)
+
+
+def _dimensions_of(chart: Chart, given: frozenset[str]) -> list[Dimension]:
+    return [d for d in chart.dimensions if given.issuperset(d.sources)]
 
 
 def _tell_change(frame: Frame, shown: _Shown) -> None:

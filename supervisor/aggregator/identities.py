@@ -8,8 +8,10 @@ import numpy.typing as npt
 
 from supervisor.aggregator.apps_groups import AppsGroups
 from supervisor.aggregator.process_tree import ProcessTree
-from supervisor.kernel.maps import TASK, TASK_LIVE, Maps, used_pages
-from supervisor.pipeline import memory
+from supervisor.aggregator.storage import slot_fields
+from supervisor.kernel import arrays
+from supervisor.kernel.arrays import TASK
+from supervisor.kernel.maps import TASK_LIVE, Maps, used_pages
 
 NO_GROUP: Final = -1
 _CMDLINE_BYTES: Final = 16384  # apps.plugin reads as much (MAX_CMDLINE)
@@ -19,17 +21,6 @@ def read_command_line(pid: int) -> str:
     """The arguments with spaces between them, "" for kernel threads. Raises OSError when it has gone."""
     with Path(f"/proc/{pid}/cmdline").open("rb") as file:
         return file.read(_CMDLINE_BYTES).rstrip(b"\0").replace(b"\0", b" ").decode("utf-8", "surrogateescape")
-
-
-def _memory(slots: int) -> dict[str, memory.Field]:
-    """What a restarted aggregator goes on from: the group each slot's owner had, which owner, and whether
-    the group was that of its own name."""
-    return {"group": (np.int32, (slots,)), "start_ns": (np.uint64, (slots,)), "own": (np.uint8, (slots,))}
-
-
-def create(slots: int) -> int:
-    """Shared memory for the groups of slots."""
-    return memory.create("identities", memory.size_of(_memory(slots)))
 
 
 class Identities:
@@ -54,7 +45,7 @@ class Identities:
         self._renames = np.zeros(slots, np.uint32)
         self.owned = np.zeros(slots, np.bool_)
         self.cgroup_of_slot: npt.NDArray[np.uint64] = np.zeros(slots, np.uint64)
-        known = memory.views(memory_fd, _memory(slots), writable=True)
+        known = arrays.views(memory_fd, slot_fields(slots), writable=True)
         self._known_start_ns: npt.NDArray[np.uint64] = known["start_ns"]
         self._own: npt.NDArray[np.uint8] = known["own"]
         self.group_of_slot: npt.NDArray[np.int32] = known["group"]
@@ -68,7 +59,7 @@ class Identities:
         settled_ns: what the kernel has last been told (`words[SETTLED_NS]`): owners that were freed
         before it will not be counted any more, and are forgotten.
         """
-        task = self._maps["task"].records(TASK, used_pages(self._maps))
+        task = arrays.records(self._maps["task"], TASK, used_pages(self._maps))
         used = slice(len(task))  # the rest has never had an owner
         start_ns, state, freed_ns = task["start_ns"].copy(), task["state"].copy(), task["freed_ns"].copy()
         self.cgroup_of_slot[used] = task["cgroup_id"]

@@ -14,16 +14,17 @@ from typing import Final
 
 import numpy as np
 
+from supervisor import linux
 from supervisor.aggregator import board as boards
-from supervisor.aggregator import internal
-from supervisor.aggregator.account import HOST, Account, IndexArray, Storage
+from supervisor.aggregator.account import HOST, Account, IndexArray
 from supervisor.aggregator.apps_groups import AppsGroups
 from supervisor.aggregator.cgroups import Cgroups
 from supervisor.aggregator.charts import ChartWriter, Groups, shown
 from supervisor.aggregator.groups import AppCharts, CgroupCharts
 from supervisor.aggregator.identities import NO_GROUP, Identities
-from supervisor.aggregator.internal import InternalCharts
+from supervisor.aggregator.internal import Facts, InternalCharts
 from supervisor.aggregator.output import Output, ReaderGone
+from supervisor.aggregator.storage import Storage
 from supervisor.aggregator.stream import Frame
 from supervisor.kernel.identities import SETTLED_NS
 from supervisor.kernel.maps import KernelMap, Words
@@ -146,8 +147,11 @@ class _Aggregator:
         self._writers = [self._writer(*pair) for pair in zip(self._accounts, given.duties, strict=True)]
         self._apps = AppCharts(given.groups.names, HOST + 1)
         self._internal = InternalCharts([duty.program.name for duty in given.duties], self._board)
-        self._internal_due_s = 0.0
-        self._before = self._board.progress[[boards.BIRTHS, boards.ENDS]].tolist()  # a former aggregator's
+        self._facts_due_s = 0.0
+        self._before = (
+            self._board.progress[boards.BIRTHS],
+            self._board.progress[boards.ENDS],
+        )  # a former aggregator's
         self._identities: Identities | None = None
         self._cgroups: CgroupCharts | None = None
         self._words: Words | None = None
@@ -162,6 +166,7 @@ class _Aggregator:
                 )
             self._words = Words(given.identity_maps["words"])
         self._under_way: _Said | None = None
+        self._first = True
         self._dropped = 0
         self._dropped_told_s = -_REPEAT_S
 
@@ -325,7 +330,7 @@ class _Aggregator:
             elif account.fresh:
                 writer.write(frame, groups)
                 fresh.append((account, writer))
-        about_us = self._given.internal_charts and bool(fresh) and time.monotonic() >= self._internal_due_s
+        about_us = self._given.internal_charts and bool(fresh) and time.monotonic() >= self._facts_due_s
         if about_us:
             self._internal.write(frame, self._facts())
         return frame, _Said(tuple(fresh), gone, about_us)
@@ -334,12 +339,15 @@ class _Aggregator:
         """The agent has all of a frame now."""
         if said.about_us:
             self._internal.sent()
-            self._internal_due_s = time.monotonic() + internal.EVERY_S - _LATE_MOST_S
+            self._facts_due_s = time.monotonic() + boards.FACTS_EVERY_S - _LATE_MOST_S
         for _, writer in said.fresh:
             writer.sent()
         for entity in said.gone:
             self._let_go(entity)
         self._board.progress[boards.FRAMES] += 1
+        if self._first:
+            self._first = False
+            linux.let_go_of_files()  # of what was needed to begin
 
     def _let_go(self, entity: int) -> None:
         """The charts of a cgroup have been withdrawn: its place is another one's, unless it has come back."""
@@ -350,11 +358,11 @@ class _Aggregator:
                 writer.clear(entity)
         self._cgroups.release(entity)
 
-    def _facts(self) -> internal.Facts:
+    def _facts(self) -> Facts:
         if self._identities is None:
-            return internal.Facts()
+            return Facts()
         by_slot = [account for account in self._accounts if account.program.kind == "slot"]
-        return internal.Facts(
+        return Facts(
             slots=self._identities.slots,
             used_slots=int(self._identities.processes.sum()),
             births=int(self._board.progress[boards.BIRTHS]),
@@ -367,6 +375,6 @@ class _Aggregator:
         """Events counted so far; a program that adds up time counts none, and bytes are no events."""
         if account.program.of_time:
             return 0
-        totals = account.ledger.totals[:, account.program.of_events]
-        counted = totals[HOST] if account.program.kind == "slot" else totals
+        totals, columns = account.ledger.totals, account.program.of_events
+        counted = totals[HOST, columns] if account.program.kind == "slot" else totals[:, columns]
         return int(counted.sum(dtype=np.uint64))

@@ -11,6 +11,7 @@ import errno
 import fcntl
 import functools
 import os
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -73,7 +74,26 @@ class _LinkInfo(ctypes.Structure):
 class _ProgramInfo(ctypes.Structure):
     """struct bpf_prog_info up to what is asked of it."""
 
-    _fields_ = (("before", ctypes.c_uint8 * 208), ("recursion_misses", ctypes.c_uint64))
+    _fields_ = (
+        ("before", ctypes.c_uint8 * 192),
+        ("run_time_ns", ctypes.c_uint64),
+        ("run_cnt", ctypes.c_uint64),
+        ("recursion_misses", ctypes.c_uint64),
+    )
+
+
+@dataclass(frozen=True)
+class Use:
+    """What the kernel tells of the program that a link holds; each is None where it does not.
+
+    program_id: the one that bpftool(8) shows; several hooks can share a program. missed: see `use_of`.
+    runs, run_ns: of the program, running, while kernel.bpf_stats_enabled is 1 (since 5.1).
+    """
+
+    program_id: int | None = None
+    missed: int | None = None
+    runs: int | None = None
+    run_ns: int | None = None
 
 
 def kprobe(program: int, symbol: str, *, at_return: bool) -> int:
@@ -137,37 +157,39 @@ def _return_bit() -> int:
     return int((PMU / "format" / "retprobe").read_text().partition(":")[2])
 
 
-def missed(link: int | None) -> int | None:
-    """How many hits of what this link holds did not reach the program; None where the kernel does not tell.
+def use_of(link: int | None) -> Use:
+    """Of what this link holds; nothing where the kernel does not tell, as of what are no links.
 
-    Of kprobes and kretprobes it tells since 6.7 (kernel commits 3acf8ace6823, dd8657894c11): those that found
-    another probe under way, and returns for which no instance was free. Of fentry, fexit and raw
-    tracepoints it counts since 5.12 those that came while the program itself was running.
+
+    Missed are hits that did not reach the program. Of kprobes and kretprobes the kernel tells since 6.7
+    (kernel commits 3acf8ace6823, dd8657894c11): those that found another probe under way, and returns for
+    which no instance was free. Of fentry, fexit and raw tracepoints it counts since 5.12 those that came
+    while the program itself was running.
     """
     if link is None:
-        return None
+        return Use()
     info = _LinkInfo()
     try:
         told_bytes = linux.bpf_info(link, info)
+        program, knows_misses = _program_info(info.prog_id)
     except OSError:
-        return None  # not a link that can be asked: an older kernel's, or a perf event
-    of_probe = 0
-    if info.type == _LINK_OF_PERF_EVENT:
-        if told_bytes < ctypes.sizeof(info) or info.perf_type not in _PERF_KPROBES:
-            return None
-        of_probe = info.missed
-    of_program = _recursion_misses(info.prog_id)
-    return None if of_program is None else of_probe + of_program
+        return Use()
+    told = Use(info.prog_id, None, program.run_cnt, program.run_time_ns)
+    if not knows_misses:
+        return told
+    if info.type != _LINK_OF_PERF_EVENT:
+        return replace(told, missed=program.recursion_misses)
+    if told_bytes < ctypes.sizeof(info) or info.perf_type not in _PERF_KPROBES:
+        return told
+    return replace(told, missed=info.missed + program.recursion_misses)
 
 
-def _recursion_misses(program_id: int) -> int | None:
-    try:
-        program = linux.bpf_program_by_id(program_id)
-    except OSError:
-        return None
+def _program_info(program_id: int) -> tuple[_ProgramInfo, bool]:
+    """And whether the kernel knows of misses."""
+    program = linux.bpf_program_by_id(program_id)
     info = _ProgramInfo()
     try:
         told_bytes = linux.bpf_info(program, info)
     finally:
         os.close(program)
-    return int(info.recursion_misses) if told_bytes >= ctypes.sizeof(info) else None
+    return info, told_bytes >= ctypes.sizeof(info)

@@ -22,7 +22,7 @@ from supervisor import kprobe_events, linux
 from supervisor.errors import Unavailable
 from supervisor.kernel import attach, btf, namespace, system_calls
 from supervisor.kernel.handover import Loaded
-from supervisor.kernel.maps import KernelMap, MapInfo
+from supervisor.kernel.maps import WORD_BYTES, KernelMap, MapInfo
 from supervisor.kernel.plans import (
     FAMILY,
     Hook,
@@ -299,12 +299,15 @@ def _compile(request: Request, candidates: Mapping[str, list[Plan]], bits: syste
             return
 
     by_name = {hook.name: hook for hook in request.hooks}
+    # Plans of one hook may have a target in common.
     functions = "".join(
-        glue(by_name[name], plan, target)
-        for name, plans in candidates.items()
-        for plan in plans
-        for target in plan.targets
-        if plan.mechanism_of(target) != "system call"
+        dict.fromkeys(
+            glue(by_name[name], plan, target)
+            for name, plans in candidates.items()
+            for plan in plans
+            for target in plan.targets
+            if plan.mechanism_of(target) != "system call"
+        )
     )
     facts = {f for plans in candidates.values() for plan in plans for t in plan.targets for f in t.needed()}
     facts = {each for fact in facts for each in fact.split("|")}
@@ -573,8 +576,11 @@ def fires(hook: Hook, tables: Tables) -> bool:
 
 
 def _seen(hook: Hook, tables: Tables) -> int:
-    counted = tables.maps[hook.map].words()[:, hook.column : hook.column + hook.width]
-    return int(counted.sum())
+    held = tables.maps[hook.map]
+    row_words = held.info.entries * held.info.stride_bytes // WORD_BYTES // held.info.rows
+    with held.open() as content:
+        words = content.words
+        return sum(sum(words[column::row_words]) for column in range(hook.column, hook.column + hook.width))
 
 
 def _reason(number: int) -> str:

@@ -1,6 +1,8 @@
 """A mount namespace of one's own, with the file systems that eBPF needs mounted out of everybody's sight:
 they are gone with the process, however it ends."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -28,16 +30,23 @@ def enter() -> None:
     linux.mount("bpf", str(BPFFS), "bpf", _FLAGS)
 
 
-def cover(path: Path, content: str) -> None:
-    """Whoever opens the file in this namespace finds `content`. Raises OSError where that may not be."""
-    # A tmpfs needs a place for the moment only: the file that is mounted keeps it.
+@contextlib.contextmanager
+def scratch() -> Iterator[Path]:
+    """An empty folder in memory that nobody else sees, in the bpffs's place for as long as it is needed.
+    Raises OSError where that may not be."""
     linux.mount("tmpfs", str(BPFFS), "tmpfs", _FLAGS)
     try:
-        ours = BPFFS / path.name
-        ours.write_text(content)
-        linux.mount(str(ours), str(path), None, linux.MS_BIND)
+        yield BPFFS
     finally:
         linux.unmount(str(BPFFS), linux.MNT_DETACH)
+
+
+def cover(path: Path, content: str) -> None:
+    """Whoever opens the file in this namespace finds `content`. Raises OSError where that may not be."""
+    with scratch() as folder:  # the file that is mounted keeps what it is in
+        ours = folder / path.name
+        ours.write_text(content)
+        linux.mount(str(ours), str(path), None, linux.MS_BIND)
 
 
 def _mount_points() -> list[Path]:

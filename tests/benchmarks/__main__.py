@@ -9,7 +9,7 @@ import sys
 import time
 from typing import Final
 
-from tests.benchmarks import cpu, event_cost, frames, memory, open_close, overhead, report, start
+from tests.benchmarks import cpu, event_cost, events, frames, memory, open_close, overhead, report, start
 from tests.benchmarks.figures import Benchmark, MeasurementFailed, Section
 from tests.guest import machine
 
@@ -18,6 +18,7 @@ PARTS: Final[dict[str, Benchmark]] = {
     event_cost.TITLE: event_cost.BENCHMARK,
     open_close.TITLE: open_close.BENCHMARK,
     overhead.TITLE: overhead.BENCHMARK,
+    events.TITLE: events.BENCHMARK,
     start.TITLE: start.BENCHMARK,
     cpu.TITLE: cpu.BENCHMARK,
     frames.TITLE: frames.BENCHMARK,

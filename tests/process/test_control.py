@@ -150,6 +150,8 @@ def test_status_as_json_has_exactly_the_keys_of_the_interface(run: Run) -> None:
         assert program["kernel_bytes"] > 0
         for hook in program["hooks"]:
             assert hook.pop("missed") in (0, None)
+            assert {hook.pop("runs"), hook.pop("run_ns")} <= {0, None}  # counted while the kernel is told to
+            assert isinstance(hook.pop("program_id"), int | None)
             assert kinds(hook) == {"hook": str, "plan": str, "target": str, "attached": bool, "reason": str}
             assert hook["attached"] == (hook["reason"] == "")
     assert status["kernel_bytes"] >= sum(program["kernel_bytes"] for program in status["programs"])

@@ -4,7 +4,8 @@ import pytest
 
 from supervisor.kernel.loader import NOT_OFFERED, NOT_THERE
 from supervisor.kernel.plans import HookReport
-from supervisor.units import lacking
+from supervisor.units import lacking, without_part
+from workers.registry import find
 
 REFUSED = "cannot load: not permitted (EPERM)"
 UNSEEN = "it is attached but does not see the event that the start made"
@@ -38,3 +39,13 @@ def test_the_most_telling_reason_comes_first_and_the_others_are_a_number(
     """A plan for other kernels is refused everywhere; why the one for this kernel is, is news. What another
     plan has attached is no reason."""
     assert lacking(reports) == text
+
+
+def test_a_part_that_cannot_be_loaded_costs_its_own_hooks_and_says_why() -> None:
+    filesystem = find("filesystem")
+    stands = without_part(filesystem, "xfs", "does not compile here")
+    assert not stands.maps
+    assert not stands.error
+    assert [report.hook for report in stands.hooks] == ["xfs read", "xfs write", "xfs open", "xfs sync"]
+    assert {report.reason for report in stands.hooks} == {"does not compile here"}
+    assert not any(report.attached for report in stands.hooks)

@@ -11,8 +11,8 @@ import pytest
 from supervisor.aggregator.charts import shown
 from supervisor.config.options import MODULES, PROGRAMS
 from supervisor.kernel import identities
+from supervisor.kernel.arrays import TASK
 from supervisor.kernel.loader import expand
-from supervisor.kernel.maps import TASK
 from supervisor.kernel.plans import FAMILY, Hook, Mode, Plan, Target, function_name, glue
 from tests.harness import ROOT
 from workers import registry
@@ -154,15 +154,14 @@ def outer_arguments(text: str) -> list[str]:
 
 @programs
 @pytest.mark.parametrize("mode", MODES)
-def test_the_generated_functions_are_c_and_all_different(program: Program, mode: Mode) -> None:
+def test_generated_functions_are_c_and_have_a_name_each(program: Program, mode: Mode) -> None:
     for part in {hook.part for hook in program.hooks}:  # each is compiled by itself
         hooks = tuple(hook for hook in program.hooks if hook.part == part)
-        targets = list(hooks_targets(hooks, mode))
-        names = [function_name(*target) for target in targets]
-        assert all(name.isidentifier() and name.isascii() for name in names)
-        assert len(set(names)) == len(names)
-        for target in targets:
-            text = glue(*target)
+        # Plans of a hook that have a target in common have its function in common.
+        names = {glue(*target): function_name(*target) for target in hooks_targets(hooks, mode)}
+        assert all(name.isidentifier() and name.isascii() for name in names.values())
+        assert len(set(names.values())) == len(names)
+        for text in names:
             assert text.count("(") == text.count(")")
 
 
@@ -179,7 +178,8 @@ def test_a_slot_programs_row_has_room_for_its_columns_and_lies_well_in_cache_lin
     found = re.search(r"#define ROW_COLUMNS (\d+)", source_of(program))
     assert found
     assert int(found[1]) >= len(program.columns)
-    assert int(found[1]) in (1, 2, 4, 8, 16, 24)
+    # 18 of socket lie across one line more than they must, for a megabyte and a half less.
+    assert int(found[1]) in (1, 2, 4, 8, 16, 18)
 
 
 @programs
@@ -200,7 +200,17 @@ def test_the_queues_that_are_filled_at_the_start_exist(program: Program) -> None
 def test_a_program_of_devices_names_its_rows(program: Program) -> None:
     assert (program.kind == "device") == (program.names is not None)
     assert (program.kind == "slot") == (program.rows == 0)
-    assert program.read or "rows" in program.maps
+    assert program.table in program.maps
+
+
+@programs
+def test_rows_are_read_as_the_source_lays_them_out(program: Program) -> None:
+    """A row that is wider than its columns is so in the source too."""
+    found = re.search(r"#define ROW_COLUMNS (\d+)", source_of(program))
+    assert program.first_column + len(program.columns) <= program.words
+    if program.table == "rows":
+        assert found
+        assert program.words == int(found[1])
 
 
 @programs
