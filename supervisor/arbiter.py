@@ -243,8 +243,12 @@ class Arbiter:
         for program in self.units:
             close_storage(program.storage)
         self._sweeper.finish()
-        for removed in kprobe_events.clean(kprobe_events.tag(self._runtime_dir.path)):
-            log.info("removed %s", removed)
+        try:
+            for removed in kprobe_events.clean(kprobe_events.tag(self._runtime_dir.path)):
+                log.info("removed %s", removed)
+        except OSError as error:
+            told = "lines of kprobe_events may be left: %s; `ebpf-supervisor cleanup` removes them"
+            log.warning(told, error.strerror)
 
     # ---- what units need
 
@@ -434,8 +438,15 @@ class Arbiter:
             self.end("the agent has closed our stdin" if not data else "the agent said QUIT")
 
     def _round(self) -> None:
-        """Once a second: the reader, the hung, the rates."""
+        """Once a second. What cannot be looked at for want of descriptors or memory can be later."""
         self.loop.after(_ROUND_S, self._round)
+        try:
+            self._look_around()
+        except OSError as error:
+            log.warning("cannot look after everything now: %s", error.strerror or error)
+
+    def _look_around(self) -> None:
+        """The reader, the hung, the rates."""
         now_s = time.monotonic()
         late = now_s - self._previous_round_s > 2 * _ROUND_S
         self._previous_round_s = now_s
