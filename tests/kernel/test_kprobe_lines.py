@@ -21,7 +21,11 @@ from tests.workload import Workload
 
 TRACEFS: Final = Path("/sys/kernel/tracing")
 EVENTS: Final = TRACEFS / "kprobe_events"
-SETTINGS: Final = {"ebpf.d.conf": "[supervisor]\n    kprobe attach = kprobe_events\n"}
+# A guest that shares its processors is slow, and not hung.
+SETTINGS: Final = {
+    "ebpf.d.conf": "[supervisor]\n    kprobe attach = kprobe_events\n    loader_timeout_secs = 600\n"
+    "    hung_after_ticks = 60\n"
+}
 OPTIONS: Final = ("--only", "fd,sync", "--attach", "kprobe")
 FOREIGN: Final = ("p:kprobes/ebpfsup_not_ours do_exit", "p:mine/ebpfsup01234567_fd_1_p0 do_exit")
 OPENS: Final = ("apps.file_open", "kat")
