@@ -13,9 +13,10 @@ ARGS   ?=
 
 # What all kernels have shown; docs/coverage.md is made of it.
 COVERAGE := .coverage-notes
+MINUTES  ?= 60
 KERNELS  ?= 5.10,6.1,6.12,7.2
 
-.PHONY: run test test-kernels lint bench clean
+.PHONY: run test test-kernels test-faults soak lint bench clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/.run-ready
@@ -38,6 +39,15 @@ test-kernels: $(VENV)/.test-ready
 lint: $(VENV)/.test-ready
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
+
+# Every fault, where `make test` takes some of each kind.
+test-faults: $(VENV)/.test-ready
+	@EBPF_TEST_FAULTS=all $(BIN)/python -m pytest tests/process/test_faults.py \
+	    tests/process/test_fault_injection.py $(ARGS)
+
+# Storms of forks and connections, a child killed every 5 s: exact totals, and nothing grows.
+soak: $(VENV)/.test-ready
+	@EBPF_TEST_SOAK_MINUTES=$(MINUTES) $(BIN)/python -m pytest tests/process/test_soak.py $(ARGS)
 
 bench: $(VENV)/.test-ready
 	@$(BIN)/python -m tests.benchmarks $(ARGS)

@@ -25,13 +25,14 @@ from supervisor.commands import Commands
 from supervisor.config import difference
 from supervisor.config.difference import Effect
 from supervisor.config.model import Config, ProgramConfig
+from supervisor.errors import AlreadyRunning
 from supervisor.kernel import cgroup_hierarchy, identities, loader, reading
 from supervisor.kernel.maps import USED_PAGES
 from supervisor.kernel.plans import Preference
 from supervisor.loop import Loop
 from supervisor.pipeline import table
 from supervisor.reload import SPARE_GROUPS, Plan, Reread
-from supervisor.runtime_dir import SAMPLES_SOCKET, RuntimeDir
+from supervisor.runtime_dir import CONTROL, SAMPLES, SAMPLES_SOCKET, RuntimeDir
 from supervisor.spawn import Account
 from supervisor.states import HAS_PROCESS, State
 from supervisor.unit import Unit
@@ -166,7 +167,7 @@ class Arbiter:
     def run(self) -> int:
         """Runs until it is told to stop, its reader goes, or nothing can be collected; the exit status."""
         widen(self._options.stream_fd)
-        server = control.Server(self._runtime_dir.control, self.loop, self._commands.handlers())
+        self._server = control.Server(self._runtime_dir.control, self.loop, self._commands.handlers())
         self._watch_signals()
         self._watch_stdin()
         try:
@@ -175,7 +176,7 @@ class Arbiter:
             self.loop.run()
         finally:
             self._release()
-            server.close()  # who asked for the end hears of it by this
+            self._server.close()  # who asked for the end hears of it by this
             self.loop.close()
         return self._exit_status
 
@@ -242,8 +243,12 @@ class Arbiter:
         for program in self.units:
             close_storage(program.storage)
         self._sweeper.finish()
-        for removed in kprobe_events.clean(kprobe_events.tag(self._runtime_dir.path)):
-            log.info("removed %s", removed)
+        try:
+            for removed in kprobe_events.clean(kprobe_events.tag(self._runtime_dir.path)):
+                log.info("removed %s", removed)
+        except OSError as error:
+            told = "lines of kprobe_events may be left: %s; `ebpf-supervisor cleanup` removes them"
+            log.warning(told, error.strerror)
 
     # ---- what units need
 
@@ -360,17 +365,8 @@ class Arbiter:
         for unit in stopped:
             if Effect.STOPS not in plan.effects(unit.name):
                 unit.start()
-        again = [unit for unit in others if unit.state is not State.STOPPED]
-        for unit in again:
-            unit.stop()
-        self._when_stopped(again, lambda: self._start_others(plan, again, done))
-
-    def _start_others(self, plan: Plan, units: Sequence[Unit], done: Done) -> None:
-        if self.ending:
-            return
-        for unit in units:
-            unit.start()
-        done(plan, [*(unit for unit in self.units if plan.effects(unit.name)), *units])
+        concerned = [*(unit for unit in self.units if plan.effects(unit.name)), *others]
+        self._restart(others, lambda: done(plan, concerned))
 
     def _when_stopped(self, units: Sequence[Unit], call: Callable[[], None]) -> None:
         if any(unit.state is State.STOPPING for unit in units):
@@ -442,8 +438,15 @@ class Arbiter:
             self.end("the agent has closed our stdin" if not data else "the agent said QUIT")
 
     def _round(self) -> None:
-        """Once a second: the reader, the hung, the rates."""
+        """Once a second. What cannot be looked at for want of descriptors or memory can be later."""
         self.loop.after(_ROUND_S, self._round)
+        try:
+            self._look_around()
+        except OSError as error:
+            log.warning("cannot look after everything now: %s", error.strerror or error)
+
+    def _look_around(self) -> None:
+        """The reader, the hung, the rates."""
         now_s = time.monotonic()
         late = now_s - self._previous_round_s > 2 * _ROUND_S
         self._previous_round_s = now_s
@@ -452,6 +455,7 @@ class Arbiter:
         if not self.ending:
             for unit in self.units:
                 unit.look_at_parts()
+            self._look_at_runtime_dir()
         if self._config.internal_charts and now_s >= self._facts_due_s:
             self._facts_due_s = now_s + boards.FACTS_EVERY_S / 2
             self._post_facts()
@@ -463,6 +467,49 @@ class Arbiter:
             if counted != before or now_s - at_s > self._config.update_every_s + _ROUND_S:
                 self._rates[number] = max(0, counted - before) / (now_s - at_s)
                 self._events[number] = (now_s, counted)
+
+    def _look_at_runtime_dir(self) -> None:
+        """What somebody has removed of it is made anew, and whoever needs it is shown the new one."""
+        gone = self._runtime_dir.missing()
+        if self.aggregator.state is not State.RUNNING:
+            gone -= {SAMPLES_SOCKET}  # it may be about to make it
+        if not gone:
+            return
+        log.warning("removed from %s: %s; made anew", self._runtime_dir.path, ", ".join(sorted(gone)))
+        try:
+            self._runtime_dir.restore(gone, self._options.account)
+            if CONTROL in gone:
+                self._server.bind_again()
+        except AlreadyRunning as error:
+            self.end(f"its runtime directory was removed, and taken by another one: {error}", exit_status=1)
+            return
+        except OSError as error:
+            log.error("%s: cannot be made anew: %s", self._runtime_dir.path, error.strerror)
+            return
+        if SAMPLES in gone:
+            # Their working directory is the folder that is gone: none of them finds the new socket.
+            self._restart([self.template, self.aggregator], self._renew_workers)
+        elif SAMPLES_SOCKET in gone:
+            self._restart([self.aggregator], lambda: None)
+
+    def _restart(self, units: Sequence[Unit], then: Callable[[], None]) -> None:
+        """Stops those that run, starts them again, and goes on."""
+        again = [unit for unit in units if unit.state is not State.STOPPED]
+        for unit in again:
+            # The template holds nothing, and waits for SIGTERM no more than its copies before they begin.
+            unit.stop(signal.SIGKILL if unit is self.template else signal.SIGTERM)
+
+        def start() -> None:
+            if not self.ending:
+                for unit in again:
+                    unit.start()
+                then()
+
+        self._when_stopped(again, start)
+
+    def _renew_workers(self) -> None:
+        for unit in self.units:
+            unit.renew_worker()
 
     def _post_facts(self) -> None:
         """What the charts about ourselves show, and the aggregator cannot know."""
