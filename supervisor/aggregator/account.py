@@ -12,8 +12,11 @@ from supervisor.pipeline import ledger, table
 from supervisor.pipeline.sample import Sample
 from workers.declaration import Program
 
-# The entity that stands for all of a slot program's rows; app group g is entity g + 1, the cgroups follow.
+# Entities of a program that counts by slot: all of its rows together, those of no known process (slot 0), the
+# app groups, and behind these the cgroups.
 HOST: Final = 0
+NOBODY: Final = 1
+FIRST_GROUP: Final = 2
 
 # How many cgroups a program's totals are kept for at a time; Netdata's cgroups.plugin follows as many.
 MAX_CGROUPS: Final = 1000
@@ -23,9 +26,9 @@ _NOWHERE: Final[IndexArray] = np.zeros(0, np.int32)
 
 
 def entities(program: Program, groups: int, cgroups: int) -> int:
-    """How many rows of totals the program has: one for the host, each app group and each cgroup, or one for
-    each of its own rows."""
-    return 1 + groups + cgroups if program.kind == "slot" else program.rows
+    """How many rows of totals the program has: one for the host, nobody, each app group and each cgroup, or
+    one for each of its own rows."""
+    return FIRST_GROUP + groups + cgroups if program.kind == "slot" else program.rows
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 supervisor writes  attached  generation of the kernel objects it holds, 0 = none
                    running, left_s, method, kernel_bytes, maps, entries, per_core: for the charts about us
-aggregator writes  taken, lost, events
+aggregator writes  taken, lost, events, apart (conservation.py)
 each for every program; the last place of kernel_bytes and maps is the identity program's. In `progress` are
 frames, the moment of the last cycle (monotonic ns), births and ends of processes, all by the aggregator, and
 the CPU time of all, by the supervisor.
@@ -30,6 +30,7 @@ _OF_PROGRAMS: Final = (
     "taken",
     "lost",
     "events",
+    "apart",
     "running",
     "left_s",
     "method",
@@ -60,6 +61,7 @@ class Board:
         self.taken: Words = at["taken"]
         self.lost: Words = at["lost"]
         self.events: Words = at["events"]
+        self.apart: Words = at["apart"]
         self.running: Words = at["running"]
         self.left_s: Words = at["left_s"]
         self.method: Words = at["method"]

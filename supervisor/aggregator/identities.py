@@ -6,12 +6,14 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from supervisor.aggregator.account import FIRST_GROUP, NOBODY
 from supervisor.aggregator.apps_groups import AppsGroups
 from supervisor.aggregator.process_tree import ProcessTree
 from supervisor.kernel.maps import TASK, TASK_LIVE, Maps, used_pages
 from supervisor.pipeline import memory
 
-NO_GROUP: Final = -1
+# The group of slot 0, which no process has.
+NO_GROUP: Final = NOBODY - FIRST_GROUP
 _CMDLINE_BYTES: Final = 16384  # apps.plugin reads as much (MAX_CMDLINE)
 
 

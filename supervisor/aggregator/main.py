@@ -16,12 +16,13 @@ import numpy as np
 
 from supervisor.aggregator import board as boards
 from supervisor.aggregator import internal
-from supervisor.aggregator.account import HOST, Account, IndexArray, Storage
+from supervisor.aggregator.account import FIRST_GROUP, HOST, NOBODY, Account, IndexArray, Storage
 from supervisor.aggregator.apps_groups import AppsGroups
 from supervisor.aggregator.cgroups import Cgroups
 from supervisor.aggregator.charts import ChartWriter, Groups, shown
+from supervisor.aggregator.conservation import Conservation
 from supervisor.aggregator.groups import AppCharts, CgroupCharts
-from supervisor.aggregator.identities import NO_GROUP, Identities
+from supervisor.aggregator.identities import Identities
 from supervisor.aggregator.internal import InternalCharts
 from supervisor.aggregator.output import Output, ReaderGone
 from supervisor.aggregator.stream import Frame
@@ -142,7 +143,8 @@ class _Aggregator:
         ]
         self._by_name = {account.program.name: account for account in self._accounts}
         self._writers = [self._writer(*pair) for pair in zip(self._accounts, given.duties, strict=True)]
-        self._apps = AppCharts(given.groups.names, HOST + 1)
+        self._apps = AppCharts(given.groups.names, FIRST_GROUP)
+        self._conservation = Conservation(self._accounts, len(given.groups.names))
         self._internal = InternalCharts([duty.program.name for duty in given.duties], self._board)
         self._internal_due_s = 0.0
         self._before = self._board.progress[[boards.BIRTHS, boards.ENDS]].tolist()  # a former aggregator's
@@ -155,7 +157,7 @@ class _Aggregator:
             if given.cgroups_folder and any(duty.cgroups for duty in given.duties):
                 self._cgroups = CgroupCharts(
                     Cgroups(given.cgroups_folder, given.cgroups_fd),
-                    HOST + 1 + len(given.groups.names),
+                    FIRST_GROUP + len(given.groups.names),
                     self._identities.slots,
                 )
             self._words = Words(given.identity_maps["words"])
@@ -196,8 +198,7 @@ class _Aggregator:
         groupings: list[IndexArray] = []
         if self._identities:
             self._identities.refresh(self._settled_ns)
-            groupings = [self._identities.group_of_slot + np.int32(HOST + 1)]
-            groupings[0][self._identities.group_of_slot == NO_GROUP] = NO_GROUP
+            groupings = [self._identities.group_of_slot + np.int32(FIRST_GROUP)]
             self._apps.update(self._identities.processes)
             if self._cgroups:
                 self._cgroups.update(self._identities.cgroup_of_slot, self._identities.owned)
@@ -313,6 +314,7 @@ class _Aggregator:
             elif account.fresh:
                 writer.write(frame, groups)
                 fresh.append((account, writer))
+        self._board.apart[:] = self._conservation.look()
         about_us = self._given.internal_charts and bool(fresh) and time.monotonic() >= self._internal_due_s
         if about_us:
             self._internal.write(frame, self._facts())
@@ -348,13 +350,14 @@ class _Aggregator:
             births=int(self._board.progress[boards.BIRTHS]),
             ends=int(self._board.progress[boards.ENDS]),
             events=sum(self._events(account) for account in by_slot),
-            unattributed=sum(int(account.ledger.baseline(0).sum(dtype=np.uint64)) for account in by_slot),
+            unattributed=sum(self._events(account, NOBODY) for account in by_slot),
         )
 
-    def _events(self, account: Account) -> int:
-        """Events counted so far; a program that adds up time counts none, and bytes are no events."""
+    def _events(self, account: Account, entity: int = HOST) -> int:
+        """Events counted so far; a program that adds up time counts none, and bytes are no events.
+        entity: of a program that counts by slot."""
         if account.program.of_time:
             return 0
         totals = account.ledger.totals[:, account.program.of_events]
-        counted = totals[HOST] if account.program.kind == "slot" else totals
+        counted = totals[entity] if account.program.kind == "slot" else totals
         return int(counted.sum(dtype=np.uint64))
