@@ -23,7 +23,6 @@ from supervisor.aggregator.stream import DISABLE
 from supervisor.commands import Commands
 from supervisor.config.model import Config
 from supervisor.kernel import cgroup_hierarchy, identities, loader, reading
-from supervisor.kernel.maps import USED_PAGES
 from supervisor.kernel.plans import Preference
 from supervisor.loop import Loop
 from supervisor.pipeline import ledger, table
@@ -262,11 +261,12 @@ class Arbiter:
                 for u in self.units
             ),
             self._groups,
-            {name: core[name] for name in ("task", "words", USED_PAGES)} if core else {},
+            {name: core[name] for name in aggregator.MAPS if name in core},
             self._board_fd,
             self._identities_fd,
             self._cgroups_fd,
             self.hierarchy.mount_point if self.hierarchy else None,
+            self.hierarchy.root if self.hierarchy else "/",
             self._options.stream_fd,
             Path(SAMPLES_SOCKET),
             self._every_s,

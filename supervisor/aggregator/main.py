@@ -18,6 +18,7 @@ from supervisor.aggregator import board as boards
 from supervisor.aggregator import internal
 from supervisor.aggregator.account import FIRST_GROUP, HOST, NOBODY, Account, IndexArray, Storage
 from supervisor.aggregator.apps_groups import AppsGroups
+from supervisor.aggregator.cgroup_births import PATHS, TALLIES, CgroupBirths
 from supervisor.aggregator.cgroups import Cgroups
 from supervisor.aggregator.charts import ChartWriter, Groups, shown
 from supervisor.aggregator.conservation import Conservation
@@ -27,7 +28,7 @@ from supervisor.aggregator.internal import InternalCharts
 from supervisor.aggregator.output import Output, ReaderGone
 from supervisor.aggregator.stream import Frame
 from supervisor.kernel.identities import SETTLED_NS
-from supervisor.kernel.maps import KernelMap, Words
+from supervisor.kernel.maps import USED_PAGES, KernelMap, Words
 from supervisor.pipeline.channel import Receiver
 from supervisor.pipeline.sample import BadSample, unpack
 from supervisor.stop import StopFlag, hung_up
@@ -36,6 +37,9 @@ from workers.declaration import Program, Scope
 # Exit statuses that the supervisor understands.
 DONE: Final = 0  # the stream has no reader, or all frames asked for are written: stop everything
 STOPPED: Final = 3  # told to stop
+
+# Maps of the core program that are read here; those of cgroups are there when cgroups are told apart.
+MAPS: Final = ("task", "words", USED_PAGES, PATHS, TALLIES)
 
 _NS: Final = 1_000_000_000
 # How much of an interval a frame waits for late samples and for room in the pipe, and the most it ever does.
@@ -65,7 +69,8 @@ class Assignment:
     """What the aggregator is given.
 
     identity_maps: those of the core program that are read here, empty when nothing is counted by process.
-    cgroups_folder: where cgroups are mounted. modern: the naming of charts. agent: the agent's version.
+    cgroups_folder: where cgroups are mounted; cgroups_root: the cgroup that is seen there.
+    modern: the naming of charts. agent: the agent's version.
     internal_charts: whether charts of the plugin itself are wanted. last_frame: number of the frame to stop
     after, 0 = go on.
     """
@@ -77,6 +82,7 @@ class Assignment:
     identities_fd: int
     cgroups_fd: int
     cgroups_folder: Path | None
+    cgroups_root: str
     stream_fd: int
     samples_path: Path
     update_every_s: int
@@ -155,8 +161,9 @@ class _Aggregator:
         if given.identity_maps:
             self._identities = Identities(given.identity_maps, given.groups, given.identities_fd)
             if given.cgroups_folder and any(duty.cgroups for duty in given.duties):
+                births = CgroupBirths(given.identity_maps, given.cgroups_root)
                 self._cgroups = CgroupCharts(
-                    Cgroups(given.cgroups_folder, given.cgroups_fd),
+                    Cgroups(given.cgroups_folder, given.cgroups_fd, births=births.news),
                     FIRST_GROUP + len(given.groups.names),
                     self._identities.slots,
                 )
