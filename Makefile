@@ -3,7 +3,7 @@
 
 RUN_PACKAGES  := python3-bpfcc python3-venv linux-libc-dev
 TEST_PACKAGES := qemu-system-x86 kmod udev iproute2 busybox-static netdata-core e2fsprogs xfsprogs btrfs-progs \
-                 nfs-kernel-server mdadm dmsetup
+                 nfs-kernel-server mdadm dmsetup mandoc man-db zsh
 
 # BCC's Python module belongs to the system's interpreter, whatever python3 comes first in PATH.
 PYTHON := /usr/bin/python3

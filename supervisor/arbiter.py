@@ -1,31 +1,35 @@
 """The arbiter: it owns what must outlive a crash, watches over every unit, and ends everything in order."""
 
+import contextlib
 import dataclasses
+import gc
 import logging
 import os
 import signal
 import socket
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Final
 
 import supervisor
-from supervisor import control, kprobe_events, linux, status, template
-from supervisor.aggregator import account, apps_groups, cgroups, internal
+from supervisor import control, kprobe_events, linux, reload, status, template
+from supervisor.aggregator import apps_groups, storage
 from supervisor.aggregator import board as boards
-from supervisor.aggregator import identities as slot_groups
 from supervisor.aggregator import main as aggregator
 from supervisor.aggregator.output import reader_gone, widen
 from supervisor.aggregator.stream import DISABLE
 from supervisor.commands import Commands
-from supervisor.config.model import Config
+from supervisor.config import difference
+from supervisor.config.difference import Effect
+from supervisor.config.model import Config, ProgramConfig
 from supervisor.kernel import cgroup_hierarchy, identities, loader, reading
 from supervisor.kernel.plans import Preference
 from supervisor.loop import Loop
-from supervisor.pipeline import ledger, table
+from supervisor.pipeline import table
+from supervisor.reload import SPARE_GROUPS, Plan, Reread
 from supervisor.runtime_dir import SAMPLES_SOCKET, RuntimeDir
 from supervisor.spawn import Account
 from supervisor.states import HAS_PROCESS, State
@@ -39,12 +43,15 @@ from supervisor.units import (
     TemplateUnit,
     close_storage,
     places_for_loaders,
+    shards,
 )
 from workers import base
 from workers.declaration import Program
 
 # How often the arbiter looks after what tells it nothing by itself.
 _ROUND_S: Final = 1.0
+# How often is looked whether what was told to stop has stopped.
+_POLL_S: Final = 0.02
 
 log = logging.getLogger("ebpf-supervisor")
 
@@ -53,14 +60,19 @@ log = logging.getLogger("ebpf-supervisor")
 class Options:
     """How to run.
 
-    attach: a family of plans, or auto. stream_fd: where frames go. last_frame: stop after so many, 0 = go on.
+    reread: gives the configuration as the files say it now. attach: a family of plans, or auto. stream_fd:
+    where frames go. last_frame: stop after so many, 0 = go on.
     """
 
     config: Config
+    reread: Reread
     account: Account
     attach: str
     stream_fd: int
     last_frame: int
+
+
+Done = Callable[[Plan, Sequence[Unit]], None]
 
 
 class Arbiter:
@@ -80,26 +92,23 @@ class Arbiter:
         self._commands = Commands(self)
         self._lifeline, theirs = socket.socketpair()
         self._groups, problems = apps_groups.read(self._config.apps_groups_path)
+        self._group_places = len(self._groups.names) + SPARE_GROUPS
         for problem in problems:
             log.warning("%s", problem)
 
         configured = list(self._config.programs.values())
-        enabled = [c for c in configured if c.enabled]
+        self._made = difference.shared(self._config)
         self._board_fd = boards.create(len(configured))
         self._board = boards.Board(self._board_fd, len(configured))
         self._events: list[tuple[float, int]] = [(time.monotonic(), 0)] * len(configured)
         self._rates = [0.0] * len(configured)
-        self._every_s = min((c.update_every_s for c in enabled), default=self._config.update_every_s)
-        self._slots = identities.whole_pages(
-            max((c.pid_table_size for c in enabled), default=self._config.pid_table_size)
-        )
+        self._slots = identities.whole_pages(self._made.slots)
         found, complaint = reading.find(self._config.map_reading, options.account)
         if complaint:
             log.warning("[supervisor] %s", complaint)
-        by_cgroup = any(c.cgroups for c in enabled)
-        self.hierarchy = cgroup_hierarchy.find() if by_cgroup else None
-        self._identities_fd = slot_groups.create(self._slots)
-        self._cgroups_fd = cgroups.create()
+        self.hierarchy = cgroup_hierarchy.find() if self._made.cgroups else None
+        self._identities_fd = storage.create_slots(self._slots)
+        self._cgroups_fd = storage.create_cgroups()
         account_of_readers = dataclasses.replace(options.account, capability=found.capability)
         self.template = TemplateUnit(
             self.loop,
@@ -112,6 +121,7 @@ class Arbiter:
             ),
             self._on_change,
         )
+        self._sweeper = kprobe_events.Sweeper(self.loop)
         house = House(
             self.loop,
             self._config.supervision,
@@ -121,6 +131,8 @@ class Arbiter:
             options.attach,
             kprobe_events.tag(runtime_dir.path),
             Path(self._config.btf_path),
+            self._config.kprobe_attach == "kprobe_events",
+            self._sweeper,
             Loaders(places_for_loaders()),
             self._on_change,
             self.template,
@@ -130,7 +142,7 @@ class Arbiter:
             str(loader.PINS),
             loader.possible_cpus(),
             found.map_flags,
-            thread_slots=any(c.collect_pid == "all" for c in enabled),
+            thread_slots=self._made.threads,
         )
         self.core = CoreUnit(house, self._core_request, self._on_core, found.description)
         self.units = [
@@ -138,7 +150,7 @@ class Arbiter:
                 number,
                 programs[config.name],
                 config,
-                self._storage(programs[config.name]),
+                self._storage(programs[config.name], config),
                 house,
                 self.core,
                 self._defines,
@@ -171,6 +183,9 @@ class Arbiter:
         names = ", ".join(unit.name for unit in enabled) or "none"
         log.info("version %s, kernel %s, programs: %s", supervisor.__version__, os.uname().release, names)
         # What workers are copies of: made before anything has grown.
+        gc.collect()
+        gc.freeze()
+        linux.close_gaps()
         linux.let_go_of_files()
         self.template.start()
         # The core first: the hooks of a fork must be there before anything is counted by process.
@@ -201,6 +216,7 @@ class Arbiter:
             return
         log.info("stopping: %s", why)
         self.ending, self._exit_status = True, exit_status
+        self._sweeper.rest()  # the end clears all away together
         # A last sample is worth a worker's while only if somebody is there to take it.
         heard = self.aggregator.state is State.RUNNING
         for unit in self.units:
@@ -224,7 +240,9 @@ class Arbiter:
             unit.unload()
         for program in self.units:
             close_storage(program.storage)
-        kprobe_events.clean(kprobe_events.tag(self._runtime_dir.path))
+        self._sweeper.finish()
+        for removed in kprobe_events.clean(kprobe_events.tag(self._runtime_dir.path)):
+            log.info("removed %s", removed)
 
     # ---- what units need
 
@@ -237,20 +255,20 @@ class Arbiter:
             kprobe_events.tag(self._runtime_dir.path),
         )
 
-    def _storage(self, program: Program) -> account.Storage:
-        rows = self._slots if program.kind == "slot" else program.rows
-        columns = len(program.columns)
-        table_shape = table.Shape(rows, columns)
-        entities = account.entities(program, len(self._groups.names), account.MAX_CGROUPS)
-        ledger_shape = ledger.Shape(rows, columns, entities, len(program.derived_names))
-        return account.Storage(
-            table.create(program.name, table_shape),
-            table_shape,
-            ledger.create(program.name, ledger_shape),
-            ledger_shape,
+    def _storage(self, program: Program, config: ProgramConfig) -> storage.Storage:
+        return storage.create(
+            program, self._slots, self._group_places, shards(config), loader.possible_cpus()
         )
 
+    @property
+    def _every_s(self) -> int:
+        """Seconds between two frames."""
+        enabled = [config for config in self._config.programs.values() if config.enabled]
+        return min((config.update_every_s for config in enabled), default=self._config.update_every_s)
+
     def _assign(self, ready: socket.socket) -> aggregator.Assignment:
+        for number in range(len(self._board.leaving)):
+            self._board.leaving[number] = 0
         core = self.core.loaded.maps if self.core.loaded else {}
         self._follows_core = bool(core)
         return aggregator.Assignment(
@@ -261,6 +279,7 @@ class Arbiter:
                 for u in self.units
             ),
             self._groups,
+            self._group_places,
             {name: core[name] for name in aggregator.MAPS if name in core},
             self._board_fd,
             self._identities_fd,
@@ -280,6 +299,84 @@ class Arbiter:
 
     def _set_attached(self, number: int, generation: int) -> None:
         self._board.attached[number] = generation
+
+    # ---- another configuration
+
+    def reload(self, done: Done = lambda plan, units: None) -> None:
+        """Reads the configuration again and applies what is different. Raises Refused: nothing has changed.
+
+        done: is called once all units concerned have been told to stop and start.
+        """
+        try:
+            plan = reload.plan(
+                self._options.reread, self._config, self._groups, self._group_places, self._made
+            )
+        except reload.Refused as error:
+            for problem in error.problems:
+                log.error("reload: %s", problem)
+            log.error("reload: %s", error)
+            raise
+        for problem in plan.warnings:
+            log.warning("reload: %s", problem)
+        for change in plan.told(len(self.units)):
+            log.info("reload: %s", reload.line(change))
+        if not plan.changes:
+            log.info("reload: nothing has changed")
+        self._apply(plan, done)
+
+    def _apply(self, plan: Plan, done: Done) -> None:
+        """Programs first: the aggregator takes the last counts of those that stop before it is made anew."""
+        relaunch: list[Unit] = []
+        if plan.config.supervision.loglevel != self._config.supervision.loglevel:
+            logging.getLogger().setLevel(plan.config.supervision.loglevel.upper())
+            relaunch.append(self.template)  # workers log at the level that it was made with
+        self._config, self._groups = plan.config, plan.groups
+        for unit in (*self.units, self.core, self.template, self.aggregator):
+            unit.settings = plan.config.supervision
+        stopped: list[Unit] = [u for u in self.units if self._change_program(u, plan.effects(u.name))]
+        if plan.concerns_aggregator:
+            relaunch.append(self.aggregator)
+            for unit in self.units:
+                self._board.leaving[unit.number] = plan.leaving(unit.name)
+        self._when_stopped(stopped, lambda: self._relaunch(plan, stopped, relaunch, done))
+
+    def _change_program(self, unit: ProgramUnit, effects: frozenset[Effect]) -> bool:
+        """Gives it its new configuration; whether it has been told to stop."""
+        unit.configure(self._config.programs[unit.name])
+        if Effect.STOPS in effects or (Effect.LOADED in effects and unit.state is not State.STOPPED):
+            unit.stop()
+            return True
+        if Effect.STARTS in effects:
+            unit.start()
+        elif Effect.SAMPLED in effects:
+            unit.renew_worker()
+            return True
+        return False
+
+    def _relaunch(self, plan: Plan, stopped: Sequence[Unit], others: Sequence[Unit], done: Done) -> None:
+        """Starts what has stopped to be loaded anew; stops and starts the others."""
+        if self.ending:
+            return
+        for unit in stopped:
+            if Effect.STOPS not in plan.effects(unit.name):
+                unit.start()
+        again = [unit for unit in others if unit.state is not State.STOPPED]
+        for unit in again:
+            unit.stop()
+        self._when_stopped(again, lambda: self._start_others(plan, again, done))
+
+    def _start_others(self, plan: Plan, units: Sequence[Unit], done: Done) -> None:
+        if self.ending:
+            return
+        for unit in units:
+            unit.start()
+        done(plan, [*(unit for unit in self.units if plan.effects(unit.name)), *units])
+
+    def _when_stopped(self, units: Sequence[Unit], call: Callable[[], None]) -> None:
+        if any(unit.state is State.STOPPING for unit in units):
+            self.loop.after(_POLL_S, lambda: self._when_stopped(units, call))
+        else:
+            call()
 
     # ---- events
 
@@ -317,8 +414,16 @@ class Arbiter:
 
     def _on_signal(self) -> None:
         for number in self._wakeup.recv(64):
-            if number != signal.SIGCHLD:
+            if number == signal.SIGHUP:
+                self._on_hangup()
+            elif number != signal.SIGCHLD:
                 self.end(signal.Signals(number).name)
+
+    def _on_hangup(self) -> None:
+        """As other daemons do. A terminal that hangs up takes the reader along: that ends us anyway."""
+        if not self.ending:
+            with contextlib.suppress(reload.Refused):  # the log has it
+                self.reload()
 
     def _watch_stdin(self) -> None:
         """Netdata gives a pipe and closes it when it ends. A terminal or /dev/null says nothing."""
@@ -348,7 +453,7 @@ class Arbiter:
             for unit in self.units:
                 unit.look_at_parts()
         if self._config.internal_charts and now_s >= self._facts_due_s:
-            self._facts_due_s = now_s + internal.EVERY_S / 2
+            self._facts_due_s = now_s + boards.FACTS_EVERY_S / 2
             self._post_facts()
         # After a pause of our own (a stop, a suspended machine) everybody looks hung.
         if not late and not self.ending:

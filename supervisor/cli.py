@@ -16,6 +16,7 @@ from supervisor import logs, runtime_dir, usage
 from supervisor.config import load as configuration
 from supervisor.config.model import Config
 from supervisor.config.options import PROGRAMS
+from supervisor.config.problems import Problem
 from supervisor.errors import ConfigurationError, NotPermitted
 from supervisor.usage import Parser
 
@@ -159,14 +160,21 @@ def _run(arguments: argparse.Namespace) -> int:
     from supervisor import run
 
     _require_root()
-    return run.run(arguments, load_config(arguments))
+    return run.run(arguments, load_config(arguments), lambda: read_config(arguments))
 
 
 def load_config(arguments: argparse.Namespace) -> Config:
     """The configuration, its problems told on stderr."""
-    search = configuration.search_path(arguments.config_dir, os.environ)
-    config, problems = configuration.load(
-        search,
+    config, problems = read_config(arguments)
+    for problem in problems:
+        logs.fatal(f"{problem.severity}: {problem}")
+    return config
+
+
+def read_config(arguments: argparse.Namespace) -> tuple[Config, list[Problem]]:
+    """What the files say under this command line, and their problems. Raises ConfigurationError."""
+    return configuration.load(
+        configuration.search_path(arguments.config_dir, os.environ),
         update_every_s=arguments.update_every,
         only=arguments.only | frozenset(arguments.named),
         load_mode=arguments.load_mode,
@@ -175,9 +183,6 @@ def load_config(arguments: argparse.Namespace) -> Config:
         internal_charts=configuration.wants_internal_charts(os.environ),
         agent=configuration.agent_version(os.environ),
     )
-    for problem in problems:
-        logs.fatal(f"{problem.severity}: {problem}")
-    return config
 
 
 def _check(arguments: argparse.Namespace) -> int:

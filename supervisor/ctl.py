@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import supervisor
-from supervisor import logs, runtime_dir, usage
-from supervisor.errors import SupervisorError
+from supervisor import colours, logs, runtime_dir, usage
+from supervisor.errors import ConfigurationError, SupervisorError
 from supervisor.usage import Parser
 
 WELL: Final = frozenset({"RUNNING", "UNAVAILABLE"})
@@ -27,6 +27,7 @@ examples:
   ebpfctl status            every program, one line each
   ebpfctl status -v fd      its hooks, and why others were not taken
   ebpfctl restart fd        and wait until it runs
+  ebpfctl reload            after a change of its configuration
   ebpfctl tail -f fd        its log as it comes
 """
 
@@ -39,6 +40,14 @@ class Unreachable(SupervisorError):
 
 class Refused(SupervisorError):
     """The supervisor says no."""
+
+
+class Invalid(ConfigurationError):
+    """The configuration that was to be read again has errors; `problems` are one line each."""
+
+    def __init__(self, message: str, problems: Sequence[str]) -> None:
+        super().__init__(message)
+        self.problems = problems
 
 
 class Denied(SupervisorError):
@@ -92,6 +101,9 @@ def _parser() -> argparse.ArgumentParser:
         change.add_argument("names", nargs="+", metavar="NAME|all")
         change.set_defaults(handler=_change, command=name)
 
+    reload = commands.add_parser("reload", help="read the configuration again and apply the difference")
+    reload.set_defaults(handler=_reload)
+
     tail = commands.add_parser("tail", help="a program's last log lines")
     tail.add_argument("-f", "--follow", action="store_true", help="and those to come")
     tail.add_argument("names", nargs=1, metavar="NAME")
@@ -137,8 +149,10 @@ def _checked(answer: Any) -> dict[str, Any]:
     if not isinstance(answer, dict):
         raise ValueError("not an object")
     if not answer.pop("ok", False):
-        kind = Denied if answer.get("denied") else Refused
-        raise kind(str(answer.get("error", "refused without a reason")))
+        error = str(answer.get("error", "refused without a reason"))
+        if isinstance(problems := answer.get("problems"), list):
+            raise Invalid(error, [str(problem) for problem in problems])
+        raise Denied(error) if answer.get("denied") else Refused(error)
     return answer
 
 
@@ -147,7 +161,10 @@ def _ask_once(arguments: argparse.Namespace, command: str, **fields: Any) -> dic
 
 
 def _print(arguments: argparse.Namespace, answer: Any, text: str) -> None:
-    print(json.dumps(answer) if arguments.json else text.rstrip("\n"))
+    if arguments.json:
+        print(json.dumps(answer))
+    else:
+        print((colours.painted(text) if colours.wanted(sys.stdout) else text).rstrip("\n"))
 
 
 def _status(arguments: argparse.Namespace) -> int:
@@ -167,6 +184,23 @@ def _change(arguments: argparse.Namespace) -> int:
     _print(arguments, answer, "\n".join(rows))
     wanted = {"STOPPED"} if arguments.command == "stop" else WELL
     return OK if all(program["state"] in wanted for program in answer["programs"]) else NOT_RUNNING
+
+
+def _reload(arguments: argparse.Namespace) -> int:
+    from supervisor import status_table
+
+    try:
+        answer = _ask_once(arguments, "reload")
+    except Invalid as error:
+        if arguments.json:
+            print(json.dumps({"problems": error.problems}))
+        for problem in () if arguments.json else error.problems:
+            _tell(problem)
+        raise
+    for warning in () if arguments.json else answer["warnings"]:
+        _tell(warning)
+    _print(arguments, answer, status_table.changes(answer))
+    return OK if all(p["state"] in WELL | {"STOPPED"} for p in answer["programs"]) else NOT_RUNNING
 
 
 def _tail(arguments: argparse.Namespace) -> int:

@@ -13,14 +13,18 @@ from supervisor import kprobe_events, linux, logs, spawn
 from supervisor.arbiter import Arbiter, Options
 from supervisor.config.model import Config
 from supervisor.errors import SupervisorError
+from supervisor.reload import Reread
 from supervisor.runtime_dir import RuntimeDir
 from workers.registry import all_programs
 
 log = logging.getLogger("ebpf-supervisor")
 
 
-def run(arguments: argparse.Namespace, config: Config) -> int:
-    """Runs in the foreground; returns when everything of it has ended. Raises SupervisorError."""
+def run(arguments: argparse.Namespace, config: Config, reread: Reread) -> int:
+    """Runs in the foreground; returns when everything of it has ended. Raises SupervisorError.
+
+    reread: gives the configuration as the files say it at the time of the call.
+    """
     linux.use_memory_sparingly()
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     stream_fd = take_stdout()
@@ -36,7 +40,7 @@ def run(arguments: argparse.Namespace, config: Config) -> int:
         removed += kprobe_events.clean(kprobe_events.tag(directory.path))
         for what in removed:
             log.warning("a run before this one was killed; removed %s", what)
-        options = Options(config, account, arguments.attach, stream_fd, arguments.ticks)
+        options = Options(config, reread, account, arguments.attach, stream_fd, arguments.ticks)
         return Arbiter(options, all_programs(), directory).run()
     finally:
         directory.give_back()

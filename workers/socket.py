@@ -276,4 +276,5 @@ PROGRAM = Program(
         Hook("udp received", _UDP_RECEIVED, _UDP_RECEIVED, _udp_receive, _PLACE["udp_received"]),
     ),
     columns=_COLUMNS,
+    row_words=18,
 )

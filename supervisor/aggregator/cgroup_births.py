@@ -9,6 +9,7 @@ from typing import Final
 
 import numpy as np
 
+from supervisor.kernel import arrays
 from supervisor.kernel.identities import CGROUPS_MADE
 from supervisor.kernel.maps import Maps
 
@@ -30,10 +31,10 @@ class CgroupBirths:
     def news(self) -> dict[int, str]:
         """Paths by id of those made since the last call, as far as the ring goes back. Those too long for it,
         or outside of `root`, are left out."""
-        made = int(self._maps[TALLIES].words()[CGROUPS_MADE, 0])
+        made = self._maps[TALLIES].words()[CGROUPS_MADE]
         if made == self._seen:
             return {}
-        ring = self._maps[PATHS].records(ENTRY)
+        ring = arrays.records(self._maps[PATHS], ENTRY)
         first = max(self._seen, made - len(ring))
         self._seen = made
         found = {}

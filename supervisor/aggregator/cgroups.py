@@ -25,14 +25,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from supervisor.aggregator.account import MAX_CGROUPS
 from supervisor.aggregator.cgroup_names import Counted, Kind, chart_type, counted_in, digest, name_of
 from supervisor.aggregator.cgroup_tree import VANISHED, walk
-from supervisor.pipeline import memory
+from supervisor.aggregator.storage import MAX_CGROUPS, PATH_BYTES, cgroup_fields
+from supervisor.kernel import arrays
 
 NO_ENTITY: Final = -1
 
-_PATH_BYTES: Final = 512
 # Longer than a restart of a service or container leaves it without folder.
 REMEMBERED_S: Final = 5.0
 # How often a folder is looked for again whose id was not found while something could not be read.
@@ -63,21 +62,6 @@ class Cgroup:
     kind: Kind
     name: str
     chart_type: str
-
-
-def _fields() -> dict[str, memory.Field]:
-    """id: of an entity without path, else 0."""
-    return {
-        "flags": ("u1", (MAX_CGROUPS,)),
-        "id": ("u8", (MAX_CGROUPS,)),
-        "path_bytes": ("u2", (MAX_CGROUPS,)),
-        "path": ("u1", (MAX_CGROUPS, _PATH_BYTES)),
-    }
-
-
-def create() -> int:
-    """Shared memory for the table of entities."""
-    return memory.create("cgroups", memory.size_of(_fields()))
 
 
 class Cgroups:
@@ -255,7 +239,7 @@ class _Table:
     """
 
     def __init__(self, memory_fd: int) -> None:
-        at = memory.views(memory_fd, _fields(), writable=True)
+        at = arrays.views(memory_fd, cgroup_fields(), writable=True)
         self._flags, self._id = at["flags"], at["id"]
         self._path, self._path_bytes = at["path"], at["path_bytes"]
         self.shown: dict[int, Cgroup] = {}
@@ -341,9 +325,9 @@ class _Table:
 
 
 def _fitting(path: str) -> str:
-    """The path, or one of _PATH_BYTES that stands for it alone."""
+    """The path, or one of PATH_BYTES that stands for it alone."""
     encoded = os.fsencode(path)
-    if len(encoded) <= _PATH_BYTES:
+    if len(encoded) <= PATH_BYTES:
         return path
     mark = f"~{digest(path)}"
-    return os.fsdecode(encoded[: _PATH_BYTES - len(mark)]) + mark
+    return os.fsdecode(encoded[: PATH_BYTES - len(mark)]) + mark

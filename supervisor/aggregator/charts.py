@@ -6,24 +6,26 @@ value of an incremental dimension as its base: what was counted until then comes
 has gone is told to be obsolete, and comes back under the same name.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from supervisor.aggregator.account import HOST, Account
+from supervisor.aggregator.account import Account
+from supervisor.aggregator.storage import HOST
 from supervisor.aggregator.stream import (
     ChartLine,
     DimensionLine,
     Frame,
     clean_id,
     clean_names,
+    collection,
     different,
     skeleton,
 )
-from supervisor.kernel.maps import U64Array
+from supervisor.kernel.arrays import U64Array
 from supervisor.pipeline.sample import Sample
 from workers.declaration import GROUP, Chart, Dimension, Naming, Ratio, Scope
 
@@ -112,7 +114,8 @@ def _joined(parts: Sequence[_Sums]) -> _Sums:
 class _Shown:
     """What one declared chart comes to now: its lines and where their values are had.
 
-    known: the agent has been told of the lines. gone: those that it had.
+    known: the agent has been told of the lines. gone: those that it had. values, text: of the last frame,
+    which is the text of the next one as long as nothing changes.
     """
 
     groups: Groups
@@ -122,6 +125,14 @@ class _Shown:
     skeleton: str = ""
     known: bool = False
     gone: tuple[ChartLine, ...] = ()
+    values: Sequence[int] = ()
+    text: bytes = b""
+
+    def write(self, frame: Frame, values: Sequence[int]) -> None:
+        if values != self.values:
+            self.values, self.text = values, collection(self.skeleton, values)
+        if values:
+            frame.add(self.text)
 
 
 class ChartWriter:
@@ -163,6 +174,13 @@ class ChartWriter:
         """Tells that all of it is gone: the program has been stopped."""
         self._write(frame, [()] * len(self._charts), frozenset())
 
+    def withdraw_some(self, frame: Frame, scopes: Container[Scope]) -> None:
+        """Tells that the charts of these scopes are gone, and nothing else. For the last frame of all."""
+        for chart, shown in zip(self._charts, self._shown, strict=True):
+            if chart.scope in scopes:
+                for line in shown.lines if shown.known else shown.gone:
+                    frame.withdraw(line)
+
     @property
     def visible(self) -> bool:
         """Whether the agent shows any chart of the program."""
@@ -202,7 +220,7 @@ class ChartWriter:
             if not shown.known:
                 _tell_change(frame, shown)
             end = begin + len(shown.sums.entity)
-            frame.set(shown.skeleton, values[begin:end])
+            shown.write(frame, values[begin:end])
             begin = end
 
     def _renew(self, groups: Sequence[Groups], given: frozenset[str]) -> None:

@@ -13,8 +13,9 @@ from typing import Final
 
 import numpy as np
 
-from supervisor.aggregator.account import FIRST_GROUP, HOST, NOBODY, Account
-from supervisor.kernel.maps import U64Array
+from supervisor.aggregator.account import Account
+from supervisor.aggregator.storage import FIRST_GROUP, HOST, NOBODY
+from supervisor.kernel.arrays import U64Array
 
 _REPEAT_S: Final = 60.0
 
@@ -35,7 +36,7 @@ class Apart:
 
 
 def apart(account: Account, groups: int) -> list[Apart]:
-    """The counters of a program that do not add up; groups: how many app groups there are. Totals that are
+    """The counters of a program that do not add up; groups: how many app groups there can be. Totals that are
     worked out from several counters need not add up and are not looked at."""
     if account.program.kind != "slot":
         return []

@@ -4,12 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-import numpy as np
-
-from supervisor.aggregator.board import CPU_MS, METHODS, Board
+from supervisor.aggregator.board import CPU_MS, FACTS_EVERY_S, METHODS, Board
 from supervisor.aggregator.stream import ChartLine, DimensionLine, Frame, skeleton
-
-EVERY_S: Final = 10
 
 
 @dataclass(frozen=True)
@@ -46,13 +42,16 @@ class _Chart:
 
 
 def _methods(board: Board, facts: Facts) -> dict[str, int]:
-    return {name: int(np.count_nonzero(board.method == number)) for number, name in METHODS.items()}
+    return {name: list(board.method).count(number) for number, name in METHODS.items()}
 
 
 def _per_core(board: Board, facts: Facts) -> dict[str, int]:
-    loaded = board.attached != 0
-    per_core = int(np.count_nonzero(loaded & (board.per_core != 0)))
-    return {"per_core": per_core, "unique": int(np.count_nonzero(loaded)) - per_core}
+    loaded = [
+        bool(per_core)
+        for generation, per_core in zip(board.attached, board.per_core, strict=True)
+        if generation
+    ]
+    return {"per_core": loaded.count(True), "unique": loaded.count(False)}
 
 
 def _unattributed(board: Board, facts: Facts) -> dict[str, int]:
@@ -70,7 +69,7 @@ CHARTS: Final = (
         "bytes",
         140003,
         "process",
-        lambda board, facts: {"memory_locked": int(board.kernel_bytes.sum())},
+        lambda board, facts: {"memory_locked": sum(board.kernel_bytes)},
     ),
     _Chart(
         "ebpf_hash_tables_count",
@@ -78,7 +77,7 @@ CHARTS: Final = (
         "hash tables",
         140004,
         "process",
-        lambda board, facts: {"hash_table": int(board.maps.sum())},
+        lambda board, facts: {"hash_table": sum(board.maps)},
     ),
     _Chart(
         "ebpf_hash_tables_per_core",
@@ -190,7 +189,7 @@ class InternalCharts:
             f"netdata.{chart.id}",
             chart.kind,
             chart.priority,
-            EVERY_S,
+            FACTS_EVERY_S,
             chart.module,
             tuple(DimensionLine(name, "", chart.algorithm) for name in dimensions),
         )

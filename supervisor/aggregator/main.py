@@ -14,9 +14,9 @@ from typing import Final
 
 import numpy as np
 
+from supervisor import linux
 from supervisor.aggregator import board as boards
-from supervisor.aggregator import internal
-from supervisor.aggregator.account import FIRST_GROUP, HOST, NOBODY, Account, IndexArray, Storage
+from supervisor.aggregator.account import Account, IndexArray
 from supervisor.aggregator.apps_groups import AppsGroups
 from supervisor.aggregator.cgroup_births import PATHS, TALLIES, CgroupBirths
 from supervisor.aggregator.cgroups import Cgroups
@@ -24,8 +24,9 @@ from supervisor.aggregator.charts import ChartWriter, Groups, shown
 from supervisor.aggregator.conservation import Conservation
 from supervisor.aggregator.groups import AppCharts, CgroupCharts
 from supervisor.aggregator.identities import Identities
-from supervisor.aggregator.internal import InternalCharts
+from supervisor.aggregator.internal import Facts, InternalCharts
 from supervisor.aggregator.output import Output, ReaderGone
+from supervisor.aggregator.storage import FIRST_GROUP, HOST, NOBODY, Storage
 from supervisor.aggregator.stream import Frame
 from supervisor.kernel.identities import SETTLED_NS
 from supervisor.kernel.maps import USED_PAGES, KernelMap, Words
@@ -68,15 +69,15 @@ class Duty:
 class Assignment:
     """What the aggregator is given.
 
-    identity_maps: those of the core program that are read here, empty when nothing is counted by process.
-    cgroups_folder: where cgroups are mounted; cgroups_root: the cgroup that is seen there.
-    modern: the naming of charts. agent: the agent's version.
-    internal_charts: whether charts of the plugin itself are wanted. last_frame: number of the frame to stop
-    after, 0 = go on.
+    group_places: how many groups there can ever be. identity_maps: those of the core program that are read
+    here, empty when nothing is counted by process. cgroups_folder: where cgroups are mounted; cgroups_root:
+    the cgroup that is seen there. modern: the naming of charts. agent: the agent's version. internal_charts:
+    whether charts of the plugin itself are wanted. last_frame: number of the frame to stop after, 0 = go on.
     """
 
     duties: tuple[Duty, ...]
     groups: AppsGroups
+    group_places: int
     identity_maps: Mapping[str, KernelMap]
     board_fd: int
     identities_fd: int
@@ -125,6 +126,7 @@ def run(assignment: Assignment) -> int:
         except ReaderGone:
             return DONE
         aggregator.commit()
+        aggregator.take_leave()
     return STOPPED
 
 
@@ -150,10 +152,13 @@ class _Aggregator:
         self._by_name = {account.program.name: account for account in self._accounts}
         self._writers = [self._writer(*pair) for pair in zip(self._accounts, given.duties, strict=True)]
         self._apps = AppCharts(given.groups.names, FIRST_GROUP)
-        self._conservation = Conservation(self._accounts, len(given.groups.names))
+        self._conservation = Conservation(self._accounts, given.group_places)
         self._internal = InternalCharts([duty.program.name for duty in given.duties], self._board)
-        self._internal_due_s = 0.0
-        self._before = self._board.progress[[boards.BIRTHS, boards.ENDS]].tolist()  # a former aggregator's
+        self._facts_due_s = 0.0
+        self._before = (
+            self._board.progress[boards.BIRTHS],
+            self._board.progress[boards.ENDS],
+        )  # a former aggregator's
         self._identities: Identities | None = None
         self._cgroups: CgroupCharts | None = None
         self._words: Words | None = None
@@ -164,11 +169,12 @@ class _Aggregator:
                 births = CgroupBirths(given.identity_maps, given.cgroups_root)
                 self._cgroups = CgroupCharts(
                     Cgroups(given.cgroups_folder, given.cgroups_fd, births=births.news),
-                    FIRST_GROUP + len(given.groups.names),
+                    FIRST_GROUP + given.group_places,
                     self._identities.slots,
                 )
             self._words = Words(given.identity_maps["words"])
         self._under_way: _Said | None = None
+        self._first = True
         self._dropped = 0
         self._dropped_told_s = -_REPEAT_S
 
@@ -200,6 +206,16 @@ class _Aggregator:
         self._take_pending()
         self._settle()
         self._board.progress[boards.CYCLE_NS] = time.monotonic_ns()
+
+    def take_leave(self) -> None:
+        """Withdraws the charts that the next aggregator will not show. A reader that sleeps is not waited
+        for: it keeps them until the agent forgets them."""
+        frame = Frame()
+        for leaving, writer in zip(self._board.leaving.tolist(), self._writers, strict=True):
+            writer.withdraw_some(frame, [scope for scope, bit in boards.LEAVING.items() if leaving & bit])
+        patience_s = self._patience_s()
+        if frame.blocks and (not self._under_way or self._output.go_on(patience_s)):
+            self._output.write(frame.blocks, patience_s)
 
     def _take_pending(self) -> None:
         groupings: list[IndexArray] = []
@@ -321,8 +337,9 @@ class _Aggregator:
             elif account.fresh:
                 writer.write(frame, groups)
                 fresh.append((account, writer))
-        self._board.apart[:] = self._conservation.look()
-        about_us = self._given.internal_charts and bool(fresh) and time.monotonic() >= self._internal_due_s
+        for number, counters in enumerate(self._conservation.look()):
+            self._board.apart[number] = counters
+        about_us = self._given.internal_charts and bool(fresh) and time.monotonic() >= self._facts_due_s
         if about_us:
             self._internal.write(frame, self._facts())
         return frame, _Said(tuple(fresh), gone, about_us)
@@ -331,12 +348,15 @@ class _Aggregator:
         """The agent has all of a frame now."""
         if said.about_us:
             self._internal.sent()
-            self._internal_due_s = time.monotonic() + internal.EVERY_S - _LATE_MOST_S
+            self._facts_due_s = time.monotonic() + boards.FACTS_EVERY_S - _LATE_MOST_S
         for _, writer in said.fresh:
             writer.sent()
         for entity in said.gone:
             self._let_go(entity)
         self._board.progress[boards.FRAMES] += 1
+        if self._first:
+            self._first = False
+            linux.let_go_of_files()  # of what was needed to begin
 
     def _let_go(self, entity: int) -> None:
         """The charts of a cgroup have been withdrawn: its place is another one's, unless it has come back."""
@@ -347,11 +367,11 @@ class _Aggregator:
                 writer.clear(entity)
         self._cgroups.release(entity)
 
-    def _facts(self) -> internal.Facts:
+    def _facts(self) -> Facts:
         if self._identities is None:
-            return internal.Facts()
+            return Facts()
         by_slot = [account for account in self._accounts if account.program.kind == "slot"]
-        return internal.Facts(
+        return Facts(
             slots=self._identities.slots,
             used_slots=int(self._identities.processes.sum()),
             births=int(self._board.progress[boards.BIRTHS]),
@@ -365,6 +385,6 @@ class _Aggregator:
         entity: of a program that counts by slot."""
         if account.program.of_time:
             return 0
-        totals = account.ledger.totals[:, account.program.of_events]
-        counted = totals[entity] if account.program.kind == "slot" else totals
+        totals, columns = account.ledger.totals, account.program.of_events
+        counted = totals[entity, columns] if account.program.kind == "slot" else totals[:, columns]
         return int(counted.sum(dtype=np.uint64))

@@ -91,9 +91,11 @@ def skeleton(charts: Iterable[ChartLine]) -> str:
     return "".join(lines)
 
 
-def collection(skeleton: str, values: Iterable[int]) -> bytes:
+def collection(skeleton: str, values: Sequence[int]) -> bytes:
     """`skeleton` filled in. The agent reads int64: larger values are cut."""
-    return (skeleton % tuple([value & _INT64_MASK for value in values])).encode()
+    if max(values, default=0) > _INT64_MASK:
+        values = [value & _INT64_MASK for value in values]
+    return (skeleton % tuple(values)).encode()
 
 
 def clean_id(text: str) -> str:
@@ -157,6 +159,9 @@ class Frame:
 
     def withdraw(self, chart: ChartLine) -> None:
         self.blocks.append(withdrawal(chart))
+
+    def add(self, collection: bytes) -> None:
+        self.blocks.append(collection)
 
     def set(self, skeleton: str, values: Sequence[int]) -> None:
         if values:

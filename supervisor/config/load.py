@@ -20,6 +20,7 @@ from supervisor.config.kinds import TRUE_WORDS, written
 from supervisor.config.model import (
     CollectPid,
     Config,
+    KprobeAttach,
     LoadMode,
     LogLevel,
     MapReading,
@@ -133,6 +134,7 @@ def load(
         },
         supervision=_supervision(main.settings),
         map_reading=cast(MapReading, main.settings.get(SUPERVISION, "map reading", str)),
+        kprobe_attach=cast(KprobeAttach, main.settings.get(SUPERVISION, "kprobe attach", str)),
         apps_groups_path=apps_groups,
         modern_charts=_modern(main.settings, agent),
         agent_version=agent,

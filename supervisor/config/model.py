@@ -12,6 +12,7 @@ TypeFormat = Literal["auto", "legacy", "co-re"]
 Tracing = Literal["trampoline", "tracepoint", "probe"]
 CollectPid = Literal["real parent", "parent", "all"]
 MapReading = Literal["auto", "mmap", "lookup"]
+KprobeAttach = Literal["auto", "kprobe_events"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 
@@ -65,6 +66,7 @@ class Config:
     programs: Mapping[str, ProgramConfig]
     supervision: Supervision
     map_reading: MapReading
+    kprobe_attach: KprobeAttach
     apps_groups_path: Path
     modern_charts: bool  # names of charts as in Netdata v1.44 and later
     agent_version: tuple[int, int]

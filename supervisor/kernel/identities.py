@@ -16,7 +16,7 @@ from supervisor.errors import Unavailable
 from supervisor.kernel import loader
 from supervisor.kernel.cgroup_hierarchy import Hierarchy
 from supervisor.kernel.loader import Tables
-from supervisor.kernel.maps import PIDS_PER_PAGE, ROWS_PER_PAGE, TASK, TASK_LIVE
+from supervisor.kernel.maps import PIDS_PER_PAGE, ROWS_PER_PAGE, TASK, TASK_LIVE, TASK_MEMBERS, used_pages
 from supervisor.kernel.plans import (
     Hook,
     Plan,
@@ -233,6 +233,7 @@ class Seeding:
 
 # Kinds of orders (enum order_kind in task.bpf.c).
 _PLANT, _MAP, _EXITED, _GONE, _CGROUP = range(5)
+_TGID, _CGROUP_ID, _STATE = map(list(TASK_MEMBERS).index, ("tgid", "cgroup_id", "state"))
 # How often is looked for processes without a cgroup: each time finds the children of the time before.
 _CGROUP_ROUNDS: Final = 3
 
@@ -264,7 +265,7 @@ class _Planter:
     def __init__(self, tables: Tables, free: collections.deque[int], *, thread_slots: bool) -> None:
         self._free = free
         self._thread_slots = thread_slots
-        self._task = tables.maps["task"]
+        self._maps = tables.maps
         self._order_fd = tables.maps["order"].fd
         self._answer_fd = tables.maps["answer"].fd
         self._name = linux.task_name()
@@ -314,9 +315,13 @@ class _Planter:
     def find_cgroups(self, hierarchy: Hierarchy) -> None:
         """For all that have been planted, and those born to one that had no cgroup yet to give down."""
         for _ in range(_CGROUP_ROUNDS):
-            rows = self._task.records(TASK)
-            without = ((rows["state"] == TASK_LIVE) & (rows["cgroup_id"] == 0)).nonzero()[0]
-            for slot, pid in zip(without.tolist(), rows["tgid"][without].tolist(), strict=True):
+            with self._maps["task"].open(used_pages(self._maps)) as content:
+                without = [
+                    (slot, row[_TGID])
+                    for slot, row in enumerate(TASK.iter_unpack(content.bytes))
+                    if row[_STATE] == TASK_LIVE and not row[_CGROUP_ID]
+                ]
+            for slot, pid in without:
                 self._give(_CGROUP, slot, pid, cgroup_id=hierarchy.id_of(pid))
 
     def _give(self, kind: int, slot: int, pid: int, **more: int | bytes) -> int:

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from supervisor.aggregator.account import FIRST_GROUP, MAX_CGROUPS, entities
-from supervisor.pipeline import ledger, memory
+from supervisor.aggregator.storage import FIRST_GROUP, entities
+from supervisor.kernel import arrays
+from supervisor.pipeline import ledger
+from supervisor.reload import SPARE_GROUPS
 from tests.harness import supervisor, wait_for
 from workers.registry import find
 
@@ -30,9 +32,10 @@ def test_groups_that_do_not_add_up_are_told_and_charted() -> None:
         wait_for("the chart", lambda: CHART in run.charts() and run.charts()[CHART].values, SHOWN_S)
         assert run.value(CHART, "fd") == 0
         fd = ledger_of(run.process.pid, "fd")
+        places = entities(program, len(GROUPS) + SPARE_GROUPS)
         # Totals stand before all that depends on the number of rows.
-        shape = ledger.Shape(1, len(program.columns), entities(program, len(GROUPS), MAX_CGROUPS))
-        totals = memory.views(fd, shape.fields(), writable=True)["totals"]
+        shape = ledger.Shape(1, program.words, places, len(program.totals))
+        totals = arrays.views(fd, shape.fields(), writable=True)["totals"]
         totals[FIRST_GROUP, 0] += np.uint64(1)
         wait_for("the log", lambda: "groups do not add up to the host's total: fd " in run.stderr())
         wait_for("the chart to tell", lambda: run.value(CHART, "fd") == 1, SHOWN_S)

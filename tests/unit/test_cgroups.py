@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from supervisor.aggregator import cgroup_tree, cgroups
-from supervisor.aggregator.account import MAX_CGROUPS
+from supervisor.aggregator import cgroup_tree, cgroups, storage
 from supervisor.aggregator.cgroup_names import Kind
 from supervisor.aggregator.cgroups import NO_ENTITY, REMEMBERED_S, Cgroup, Cgroups
-from supervisor.pipeline import memory
+from supervisor.aggregator.storage import MAX_CGROUPS
+from supervisor.kernel import arrays
 
 SSH = "system.slice/ssh.service"
 HEX = "3f4a" * 16
@@ -42,7 +42,7 @@ class House:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.memory_fd = cgroups.create()
+        self.memory_fd = storage.create_cgroups()
         self.now_s = 1000.0
         self.inside: set[int] = set()
         self.births: dict[int, str] = {}
@@ -317,9 +317,9 @@ def a_day(house: House) -> None:
 def test_an_aggregator_killed_at_any_write_leaves_a_table_that_the_next_goes_on_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    views = memory.views
+    views = arrays.views
     monkeypatch.setattr(
-        memory,
+        arrays,
         "views",
         lambda fd, fields, writable: {
             name: array.view(Shared) for name, array in views(fd, fields, writable=writable).items()

@@ -7,13 +7,16 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from supervisor.aggregator.account import FIRST_GROUP, HOST, NOBODY, Account, Storage, entities
+from supervisor.aggregator import storage
+from supervisor.aggregator.account import Account
 from supervisor.aggregator.conservation import Apart, Conservation, apart
-from supervisor.pipeline import ledger, table
+from supervisor.aggregator.storage import FIRST_GROUP, HOST, NOBODY, Storage
+from supervisor.kernel.arrays import U64Array
+from supervisor.pipeline import table
 from supervisor.pipeline.sample import Sample
 from workers.declaration import Column, Program
 
-ROWS, GROUPS, CGROUPS = 64, 5, 4
+ROWS, GROUPS = 512, 5
 OPENS, CLOSES = 0, 1
 
 
@@ -21,26 +24,19 @@ OPENS, CLOSES = 0, 1
 def account() -> Iterator[Account]:
     """Of a program with two counters; each row has counted, row 0 is nobody's."""
     program = Program("fd", "", (), (Column("opens", "h"), Column("closes", "h")))
-    shape = table.Shape(ROWS, 2)
-    ledger_shape = ledger.Shape(ROWS, 2, entities(program, GROUPS, CGROUPS))
-    storage = Storage(table.create("t", shape), shape, ledger.create("l", ledger_shape), ledger_shape)
-    made = Account(program, storage)
-    count(made, storage, 1, np.arange(2 * ROWS, dtype=np.uint64).reshape(ROWS, 2) + np.uint64(7))
+    kept = storage.create(program, ROWS, GROUPS, shards=1, cpus=1)
+    made = Account(program, kept)
+    count(made, kept, 1, np.arange(2 * ROWS, dtype=np.uint64).reshape(ROWS, 2) + np.uint64(7))
     yield made
-    os.close(storage.table_fd)
-    os.close(storage.ledger_fd)
+    os.close(kept.table_fd)
+    os.close(kept.ledger_fd)
 
 
-def count(
-    account: Account,
-    storage: Storage,
-    sequence: int,
-    values: "np.ndarray[tuple[int, int], np.dtype[np.uint64]]",
-) -> None:
+def count(account: Account, kept: Storage, sequence: int, values: U64Array) -> None:
     """The rows' running values, taken by the aggregator."""
-    numbers = np.arange(ROWS, dtype=np.uint32)
-    table.Writer(storage.table_fd, storage.table_shape).write(sequence, numbers, values)
-    account.announce(Sample("fd", 1, sequence, sequence, sequence, ROWS, (0, 1), {}, {}, 0))
+    blocks = range(kept.table_shape.blocks)
+    table.Writer(kept.table_fd, kept.table_shape).write(sequence, blocks, values.data.cast("B"))
+    account.announce(Sample("fd", 1, sequence, sequence, sequence, len(blocks), (0, 1), {}, {}, 0))
     group_of_slot = np.arange(ROWS, dtype=np.int32) % GROUPS
     group_of_slot[0] = NOBODY - FIRST_GROUP
     in_a_cgroup = np.where(group_of_slot == 1, FIRST_GROUP + GROUPS, -1).astype(np.int32)
@@ -76,13 +72,12 @@ def test_totals_that_have_wrapped_around_add_up(account: Account) -> None:
 
 def test_a_program_without_processes_has_nothing_to_add_up() -> None:
     program = Program("disk", "", (), (Column("a", "h"),), kind="device", rows=4)
-    shape, ledger_shape = table.Shape(4, 1), ledger.Shape(4, 1, 4)
-    storage = Storage(table.create("t", shape), shape, ledger.create("l", ledger_shape), ledger_shape)
-    made = Account(program, storage)
+    kept = storage.create(program, ROWS, GROUPS, shards=1, cpus=1)
+    made = Account(program, kept)
     made.ledger.totals[:] = 5
     assert apart(made, GROUPS) == []
-    os.close(storage.table_fd)
-    os.close(storage.ledger_fd)
+    os.close(kept.table_fd)
+    os.close(kept.ledger_fd)
 
 
 def test_it_is_told_once_and_then_summed_up(account: Account, caplog: pytest.LogCaptureFixture) -> None:
