@@ -33,6 +33,7 @@ from supervisor.reload import SPARE_GROUPS, Plan, Reread
 from supervisor.runtime_dir import SAMPLES_SOCKET, RuntimeDir
 from supervisor.spawn import Account
 from supervisor.states import HAS_PROCESS, State
+from supervisor.top.offer import Offer, Offered
 from supervisor.unit import Unit
 from supervisor.units import (
     AggregatorUnit,
@@ -506,6 +507,19 @@ class Arbiter:
         number = unit.number
         return status.Counts(
             int(self._board.taken[number]), int(self._board.lost[number]), self._rates[number]
+        )
+
+    def offer(self) -> Offer:
+        """What `ebpfctl top` reads."""
+        return Offer(
+            [Offered(unit.name, unit.state is State.RUNNING, unit.storage) for unit in self.units],
+            self._groups.names,
+            self._group_places,
+            self._slots,
+            self._identities_fd,
+            self._cgroups_fd,
+            self.core.loaded.maps if self.core.loaded else {},
+            self._every_s,
         )
 
     def frames(self) -> int:

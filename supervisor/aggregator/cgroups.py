@@ -23,7 +23,10 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
 
 from supervisor.aggregator.cgroup_names import Counted, Kind, chart_type, counted_in, digest, name_of
 from supervisor.aggregator.cgroup_tree import VANISHED, walk
@@ -240,6 +243,7 @@ class _Table:
 
     def __init__(self, memory_fd: int) -> None:
         at = arrays.views(memory_fd, cgroup_fields(), writable=True)
+        self._at = at
         self._flags, self._id = at["flags"], at["id"]
         self._path, self._path_bytes = at["path"], at["path_bytes"]
         self.shown: dict[int, Cgroup] = {}
@@ -314,14 +318,24 @@ class _Table:
             self._free.append(entity)
 
     def _show(self, entity: int) -> None:
-        flags = int(self._flags[entity])
-        kind = Kind.SERVICE if flags & _SERVICE else Kind.CONTAINER
-        path = os.fsdecode(bytes(self._path[entity, : self._path_bytes[entity]]))
-        distinct = bool(flags & _DISTINCT)
-        found = Cgroup(entity, path, kind, name_of(path, kind), chart_type(path, kind, distinct=distinct))
+        found = _restored(self._at, entity)
         self.shown[entity] = found
-        self.entity_of_path[path] = entity
+        self.entity_of_path[found.path] = entity
         self._chart_types.add(found.chart_type)
+
+
+def listed(at: Mapping[str, npt.NDArray[Any]]) -> list[Cgroup]:
+    """The services and containers of a table that another process writes to; `at` are its fields."""
+    shown = (at["flags"] & (_SERVICE | _CONTAINER) != 0) & (at["flags"] & _GONE == 0)
+    return [_restored(at, entity) for entity in np.flatnonzero(shown).tolist()]
+
+
+def _restored(at: Mapping[str, npt.NDArray[Any]], entity: int) -> Cgroup:
+    flags = int(at["flags"][entity])
+    kind = Kind.SERVICE if flags & _SERVICE else Kind.CONTAINER
+    path = os.fsdecode(bytes(at["path"][entity, : at["path_bytes"][entity]]))
+    distinct = bool(flags & _DISTINCT)
+    return Cgroup(entity, path, kind, name_of(path, kind), chart_type(path, kind, distinct=distinct))
 
 
 def _fitting(path: str) -> str:
