@@ -27,7 +27,6 @@ from supervisor.config.difference import Effect
 from supervisor.config.model import Config, ProgramConfig
 from supervisor.errors import AlreadyRunning
 from supervisor.kernel import cgroup_hierarchy, identities, loader, reading
-from supervisor.kernel.maps import USED_PAGES
 from supervisor.kernel.plans import Preference
 from supervisor.loop import Loop
 from supervisor.pipeline import table
@@ -35,6 +34,7 @@ from supervisor.reload import SPARE_GROUPS, Plan, Reread
 from supervisor.runtime_dir import CONTROL, SAMPLES, SAMPLES_SOCKET, RuntimeDir
 from supervisor.spawn import Account
 from supervisor.states import HAS_PROCESS, State
+from supervisor.top.offer import Offer, Offered
 from supervisor.unit import Unit
 from supervisor.units import (
     AggregatorUnit,
@@ -286,11 +286,12 @@ class Arbiter:
             ),
             self._groups,
             self._group_places,
-            {name: core[name] for name in ("task", "words", USED_PAGES)} if core else {},
+            {name: core[name] for name in aggregator.MAPS if name in core},
             self._board_fd,
             self._identities_fd,
             self._cgroups_fd,
             self.hierarchy.mount_point if self.hierarchy else None,
+            self.hierarchy.root if self.hierarchy else "/",
             self._options.stream_fd,
             Path(SAMPLES_SOCKET),
             self._every_s,
@@ -553,6 +554,19 @@ class Arbiter:
         number = unit.number
         return status.Counts(
             int(self._board.taken[number]), int(self._board.lost[number]), self._rates[number]
+        )
+
+    def offer(self) -> Offer:
+        """What `ebpfctl top` reads."""
+        return Offer(
+            [Offered(unit.name, unit.state is State.RUNNING, unit.storage) for unit in self.units],
+            self._groups.names,
+            self._group_places,
+            self._slots,
+            self._identities_fd,
+            self._cgroups_fd,
+            self.core.loaded.maps if self.core.loaded else {},
+            self._every_s,
         )
 
     def frames(self) -> int:

@@ -11,6 +11,7 @@ from supervisor.control import Client
 from supervisor.loop import Loop
 from supervisor.reload import Plan, Refused
 from supervisor.states import SETTLED, State
+from supervisor.top.offer import Offer
 from supervisor.unit import Unit
 from supervisor.units import AggregatorUnit, CoreUnit, ProgramUnit
 
@@ -28,6 +29,8 @@ class Arbiter(Protocol):
     def counts(self, unit: ProgramUnit) -> status.Counts: ...
 
     def frames(self) -> int: ...
+
+    def offer(self) -> Offer: ...
 
     def end(self, why: str, exit_status: int = 0) -> None: ...
 
@@ -64,6 +67,7 @@ class Commands:
             "restart": self._restart,
             "reload": self._reload,
             "tail": self._tail,
+            "top": self._top,
             "shutdown": self._shutdown,
             "version": lambda c, n, r: c.answer({"ok": True, "version": supervisor.__version__}),
         }
@@ -189,6 +193,15 @@ class Commands:
 
         unit.followers.append(tell)
         client.on_close.append(lambda: unit.followers.remove(tell))
+
+    def _top(self, client: Client, names: tuple[str, ...], request: Mapping[str, Any]) -> None:
+        offer = self._arbiter.offer()
+        try:
+            descriptors = offer.descriptors()
+        except OSError as error:
+            client.fail(f"no descriptors to be had: {error.strerror}")
+        else:
+            client.answer({"ok": True, **offer.told()}, descriptors=descriptors)
 
     def _shutdown(self, client: Client, names: tuple[str, ...], request: Mapping[str, Any]) -> None:
         client.answer({"ok": True}, last=False)

@@ -1,6 +1,7 @@
 """The control socket: newline-ended JSON, one request a connection, one answer.
 
     {"command": "status", "names": ["fd"]}            -> {"ok": true, …}
+    {"command": "top"}                                -> {"ok": true, …} with descriptors (top/offer.py)
     {"command": "tail", "names": ["fd"], "follow": true} -> {"ok": true, "line": "…"} again and again
     anything else                                     -> {"ok": false, "error": "…"}
 
@@ -13,7 +14,7 @@ import logging
 import os
 import socket
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -43,6 +44,7 @@ class Client:
         self._closed = closed
         self._out = b""
         self._last = False
+        self._descriptors: list[int] = []
         self.received = b""
         self.on_close: list[Callable[[], None]] = []
         self.open = True
@@ -63,9 +65,14 @@ class Client:
         except OSError:
             return b""
 
-    def answer(self, answer: Answer, *, last: bool = True) -> None:
-        """Sends without waiting; a client that does not read and lets a megabyte pile up is dropped."""
+    def answer(self, answer: Answer, *, last: bool = True, descriptors: Sequence[int] = ()) -> None:
+        """Sends without waiting; a client that does not read and lets a megabyte pile up is dropped.
+
+        descriptors: copies of them come with the answer's first byte; they themselves are closed.
+        """
+        self._descriptors += descriptors
         if not self.open:
+            self._close_descriptors()
             return
         self._out += json.dumps(answer).encode() + b"\n"
         self._last = last
@@ -80,12 +87,13 @@ class Client:
 
     def _flush(self) -> None:
         try:
-            sent = self._connection.send(self._out) if self._out else 0
+            sent = socket.send_fds(self._connection, [self._out], self._descriptors) if self._out else 0
         except BlockingIOError:
             return
         except OSError:
             self.close()
             return
+        self._close_descriptors()
         self._out = self._out[sent:]
         if not self._out and self._last:
             self.close()
@@ -102,10 +110,16 @@ class Client:
         if not self.receive():
             self.close()
 
+    def _close_descriptors(self) -> None:
+        for fd in self._descriptors:
+            os.close(fd)
+        self._descriptors.clear()
+
     def close(self) -> None:
         if not self.open:
             return
         self.open = False
+        self._close_descriptors()
         self._loop.unwatch(self.fd)
         self._connection.close()
         for call in self.on_close:

@@ -10,7 +10,9 @@ from typing import Any, Final
 
 import supervisor
 from supervisor import colours, logs, runtime_dir, usage
+from supervisor.config.options import PROGRAMS
 from supervisor.errors import ConfigurationError, SupervisorError
+from supervisor.top import FIELDS, WAYS
 from supervisor.usage import Parser
 
 WELL: Final = frozenset({"RUNNING", "UNAVAILABLE"})
@@ -21,12 +23,17 @@ CANNOT_TELL: Final = 4
 
 # A start waits for a compiler that has loader_timeout_secs of its own.
 _ANSWER_S: Final = 120.0
+_READ_BYTES: Final = 1 << 16
+_MOST_DESCRIPTORS: Final = 253  # the kernel's SCM_MAX_FD
+
+_SORT: Final = f"{', '.join(FIELDS)}, or a program's name; %(default)s if not given"
 
 EXAMPLES: Final = """\
 examples:
   ebpfctl status            every program, one line each
   ebpfctl status -v fd      its hooks, and why others were not taken
   ebpfctl restart fd        and wait until it runs
+  ebpfctl top --by pids     who does it, each second
   ebpfctl reload            after a change of its configuration
   ebpfctl tail -f fd        its log as it comes
 """
@@ -109,6 +116,14 @@ def _parser() -> argparse.ArgumentParser:
     tail.add_argument("names", nargs=1, metavar="NAME")
     tail.set_defaults(handler=_tail)
 
+    top = commands.add_parser("top", help="events a second, by who makes them")
+    top.add_argument(
+        "--by", choices=WAYS, default=WAYS[0], help="whom to tell apart; %(default)s if not given"
+    )
+    top.add_argument("--sort", choices=(*FIELDS, *PROGRAMS), default=FIELDS[0], metavar="FIELD", help=_SORT)
+    top.add_argument("--once", action="store_true", help="print one picture and end")
+    top.set_defaults(handler=_top)
+
     commands.add_parser("shutdown", help="stop everything").set_defaults(handler=_shutdown)
     commands.add_parser("version", help="the version of both ends").set_defaults(handler=_version)
     for command in commands.choices.values():  # said after the command they are as good
@@ -117,8 +132,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def ask(directory: Path, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Sends one request and yields the answers, one object a line. Raises Unreachable and Refused."""
+def ask(
+    directory: Path, request: dict[str, Any], descriptors: list[int] | None = None
+) -> Iterator[dict[str, Any]]:
+    """Sends one request and yields the answers, one object a line. Raises Unreachable and Refused.
+
+    descriptors: those that come with the answer are appended, and are the caller's to close.
+    """
     path = directory / runtime_dir.CONTROL
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(_ANSWER_S)
@@ -133,16 +153,32 @@ def ask(directory: Path, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
         answered = False
         try:
             connection.sendall(json.dumps(request).encode() + b"\n")
-            with connection.makefile("rb") as lines:
-                for line in lines:
-                    answered = True
-                    yield _checked(json.loads(line))
-                    if request.get("follow"):
-                        connection.settimeout(None)
+            for line in _lines(connection, descriptors):
+                answered = True
+                yield _checked(json.loads(line))
+                if request.get("follow"):
+                    connection.settimeout(None)
         except (TimeoutError, ConnectionResetError, BrokenPipeError, ValueError) as error:
             raise Unreachable(f"{path}: no sound answer: {error}") from error
         if not answered:
             raise Unreachable(f"{path}: the supervisor closed the connection without an answer")
+
+
+def _lines(connection: socket.socket, descriptors: list[int] | None) -> Iterator[bytes]:
+    """Lines as they come, an unended last one too."""
+    rest = b""
+    while True:
+        if descriptors is None:
+            data = connection.recv(_READ_BYTES)
+        else:
+            data, came, _, _ = socket.recv_fds(connection, _READ_BYTES, _MOST_DESCRIPTORS)
+            descriptors += came
+        *lines, rest = (rest + data).split(b"\n")
+        yield from lines
+        if not data:
+            if rest:
+                yield rest
+            return
 
 
 def _checked(answer: Any) -> dict[str, Any]:
@@ -212,6 +248,12 @@ def _tail(arguments: argparse.Namespace) -> int:
             _print(arguments, answer, answer["line"])
             sys.stdout.flush()
     return OK
+
+
+def _top(arguments: argparse.Namespace) -> int:
+    from supervisor.top import command  # numpy, which no other command needs
+
+    return command.run(arguments)
 
 
 def _shutdown(arguments: argparse.Namespace) -> int:

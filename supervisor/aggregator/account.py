@@ -7,14 +7,11 @@ import numpy as np
 import numpy.typing as npt
 
 from supervisor.aggregator.ledger import Ledger
-from supervisor.aggregator.storage import Storage
+from supervisor.aggregator.storage import HOST, Storage
 from supervisor.aggregator.table_reader import Reader
 from supervisor.kernel.arrays import U32Array, U64Array
 from supervisor.pipeline.sample import Sample
 from workers.declaration import Program
-
-# The entity that stands for all of a slot program's rows; app group g is entity g + 1, the cgroups follow.
-HOST: Final = 0
 
 IndexArray = npt.NDArray[np.int32]
 _NOWHERE: Final[IndexArray] = np.zeros(0, np.int32)

@@ -3,7 +3,7 @@
 supervisor writes  attached  generation of the kernel objects it holds, 0 = none
                    leaving   which of its charts an aggregator that is told to stop withdraws (LEAVING)
                    running, left_s, method, kernel_bytes, maps, entries, per_core: for the charts about us
-aggregator writes  taken, lost, events
+aggregator writes  taken, lost, events, apart (conservation.py)
 each for every program; the last place of kernel_bytes and maps is the identity program's. In `progress` are
 frames, the moment of the last cycle (monotonic ns), births and ends of processes, all by the aggregator, and
 the CPU time of all, by the supervisor.
@@ -36,6 +36,7 @@ _OF_PROGRAMS: Final = (
     "taken",
     "lost",
     "events",
+    "apart",
     "running",
     "left_s",
     "method",
@@ -68,6 +69,7 @@ class Board:
         self.taken = at["taken"]
         self.lost = at["lost"]
         self.events = at["events"]
+        self.apart = at["apart"]
         self.running = at["running"]
         self.left_s = at["left_s"]
         self.method = at["method"]

@@ -13,7 +13,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from supervisor.aggregator.account import HOST, Account
+from supervisor.aggregator.account import Account
+from supervisor.aggregator.storage import HOST
 from supervisor.aggregator.stream import (
     ChartLine,
     DimensionLine,

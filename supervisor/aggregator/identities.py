@@ -8,12 +8,13 @@ import numpy.typing as npt
 
 from supervisor.aggregator.apps_groups import AppsGroups
 from supervisor.aggregator.process_tree import ProcessTree
-from supervisor.aggregator.storage import slot_fields
+from supervisor.aggregator.storage import FIRST_GROUP, NOBODY, slot_fields
 from supervisor.kernel import arrays
 from supervisor.kernel.arrays import TASK
 from supervisor.kernel.maps import TASK_LIVE, Maps, used_pages
 
-NO_GROUP: Final = -1
+# The group of slot 0, which no process has.
+NO_GROUP: Final = NOBODY - FIRST_GROUP
 _CMDLINE_BYTES: Final = 16384  # apps.plugin reads as much (MAX_CMDLINE)
 
 

@@ -130,6 +130,14 @@ CHARTS: Final = (
         "main",
         _unattributed,
     ),
+    _Chart(
+        "ebpf_conservation",
+        "Counters whose groups do not add up to the host's total",
+        "counters",
+        140024,
+        "main",
+        "apart",
+    ),
     _Chart("ebpf_samples_dropped", "Samples dropped", "samples/s", 140022, "main", "lost", "incremental"),
     _Chart(
         "ebpf_cpu",

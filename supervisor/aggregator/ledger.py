@@ -8,7 +8,8 @@ A commit changes baseline and totals, or neither, whatever instruction the aggre
     4. the journal is marked empty
 """
 
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,21 @@ from supervisor.pipeline.ledger import GENERATION, HEAD_WORDS, SAMPLED_NS, SEQUE
 _STATE, _COUNT, _ENTITIES = 0, 1, 2
 _EMPTY: Final = 0
 _VALID: Final = 1
+
+T = TypeVar("T")
+
+
+def settled(
+    at: Mapping[str, npt.NDArray[Any]], read: Callable[[Mapping[str, npt.NDArray[Any]]], T], tries: int
+) -> T:
+    """What `read` makes of a ledger that another process writes to, `at` being its fields: of no commit's
+    middle, as far as it is found at rest in so many tries."""
+    while True:
+        sequence, resting = int(at["head"][SEQUENCE]), int(at["journal"][_STATE]) == _EMPTY
+        found = read(at)
+        tries -= 1
+        if tries <= 0 or (resting and int(at["head"][SEQUENCE]) == sequence):
+            return found
 
 
 class Ledger:

@@ -16,18 +16,20 @@ import numpy as np
 
 from supervisor import linux
 from supervisor.aggregator import board as boards
-from supervisor.aggregator.account import HOST, Account, IndexArray
+from supervisor.aggregator.account import Account, IndexArray
 from supervisor.aggregator.apps_groups import AppsGroups
+from supervisor.aggregator.cgroup_births import PATHS, TALLIES, CgroupBirths
 from supervisor.aggregator.cgroups import Cgroups
 from supervisor.aggregator.charts import ChartWriter, Groups, shown
+from supervisor.aggregator.conservation import Conservation
 from supervisor.aggregator.groups import AppCharts, CgroupCharts
-from supervisor.aggregator.identities import NO_GROUP, Identities
+from supervisor.aggregator.identities import Identities
 from supervisor.aggregator.internal import Facts, InternalCharts
 from supervisor.aggregator.output import Output, ReaderGone
-from supervisor.aggregator.storage import Storage
+from supervisor.aggregator.storage import FIRST_GROUP, HOST, NOBODY, Storage
 from supervisor.aggregator.stream import Frame
 from supervisor.kernel.identities import SETTLED_NS
-from supervisor.kernel.maps import KernelMap, Words
+from supervisor.kernel.maps import USED_PAGES, KernelMap, Words
 from supervisor.pipeline.channel import Receiver
 from supervisor.pipeline.sample import BadSample, unpack
 from supervisor.stop import StopFlag, hung_up
@@ -36,6 +38,9 @@ from workers.declaration import Program, Scope
 # Exit statuses that the supervisor understands.
 DONE: Final = 0  # the stream has no reader, or all frames asked for are written: stop everything
 STOPPED: Final = 3  # told to stop
+
+# Maps of the core program that are read here; those of cgroups are there when cgroups are told apart.
+MAPS: Final = ("task", "words", USED_PAGES, PATHS, TALLIES)
 
 _NS: Final = 1_000_000_000
 # How much of an interval a frame waits for late samples and for room in the pipe, and the most it ever does.
@@ -65,9 +70,9 @@ class Assignment:
     """What the aggregator is given.
 
     group_places: how many groups there can ever be. identity_maps: those of the core program that are read
-    here, empty when nothing is counted by process. cgroups_folder: where cgroups are mounted. modern: the
-    naming of charts. agent: the agent's version. internal_charts: whether charts of the plugin itself are
-    wanted. last_frame: number of the frame to stop after, 0 = go on.
+    here, empty when nothing is counted by process. cgroups_folder: where cgroups are mounted; cgroups_root:
+    the cgroup that is seen there. modern: the naming of charts. agent: the agent's version. internal_charts:
+    whether charts of the plugin itself are wanted. last_frame: number of the frame to stop after, 0 = go on.
     """
 
     duties: tuple[Duty, ...]
@@ -78,6 +83,7 @@ class Assignment:
     identities_fd: int
     cgroups_fd: int
     cgroups_folder: Path | None
+    cgroups_root: str
     stream_fd: int
     samples_path: Path
     update_every_s: int
@@ -145,7 +151,8 @@ class _Aggregator:
         ]
         self._by_name = {account.program.name: account for account in self._accounts}
         self._writers = [self._writer(*pair) for pair in zip(self._accounts, given.duties, strict=True)]
-        self._apps = AppCharts(given.groups.names, HOST + 1)
+        self._apps = AppCharts(given.groups.names, FIRST_GROUP)
+        self._conservation = Conservation(self._accounts, given.group_places)
         self._internal = InternalCharts([duty.program.name for duty in given.duties], self._board)
         self._facts_due_s = 0.0
         self._before = (
@@ -159,9 +166,10 @@ class _Aggregator:
         if given.identity_maps:
             self._identities = Identities(given.identity_maps, given.groups, given.identities_fd)
             if given.cgroups_folder and any(duty.cgroups for duty in given.duties):
+                births = CgroupBirths(given.identity_maps, given.cgroups_root)
                 self._cgroups = CgroupCharts(
-                    Cgroups(given.cgroups_folder, given.cgroups_fd),
-                    HOST + 1 + given.group_places,
+                    Cgroups(given.cgroups_folder, given.cgroups_fd, births=births.news),
+                    FIRST_GROUP + given.group_places,
                     self._identities.slots,
                 )
             self._words = Words(given.identity_maps["words"])
@@ -213,8 +221,7 @@ class _Aggregator:
         groupings: list[IndexArray] = []
         if self._identities:
             self._identities.refresh(self._settled_ns)
-            groupings = [self._identities.group_of_slot + np.int32(HOST + 1)]
-            groupings[0][self._identities.group_of_slot == NO_GROUP] = NO_GROUP
+            groupings = [self._identities.group_of_slot + np.int32(FIRST_GROUP)]
             self._apps.update(self._identities.processes)
             if self._cgroups:
                 self._cgroups.update(self._identities.cgroup_of_slot, self._identities.owned)
@@ -330,6 +337,8 @@ class _Aggregator:
             elif account.fresh:
                 writer.write(frame, groups)
                 fresh.append((account, writer))
+        for number, counters in enumerate(self._conservation.look()):
+            self._board.apart[number] = counters
         # Not before the supervisor has posted its own part: what then came would show as a jump.
         due = time.monotonic() >= self._facts_due_s and self._board.progress[boards.CPU_MS] > 0
         about_us = self._given.internal_charts and bool(fresh) and due
@@ -370,13 +379,14 @@ class _Aggregator:
             births=int(self._board.progress[boards.BIRTHS]),
             ends=int(self._board.progress[boards.ENDS]),
             events=sum(self._events(account) for account in by_slot),
-            unattributed=sum(int(account.ledger.baseline(0).sum(dtype=np.uint64)) for account in by_slot),
+            unattributed=sum(self._events(account, NOBODY) for account in by_slot),
         )
 
-    def _events(self, account: Account) -> int:
-        """Events counted so far; a program that adds up time counts none, and bytes are no events."""
+    def _events(self, account: Account, entity: int = HOST) -> int:
+        """Events counted so far; a program that adds up time counts none, and bytes are no events.
+        entity: of a program that counts by slot."""
         if account.program.of_time:
             return 0
         totals, columns = account.ledger.totals, account.program.of_events
-        counted = totals[HOST, columns] if account.program.kind == "slot" else totals[:, columns]
+        counted = totals[entity, columns] if account.program.kind == "slot" else totals[:, columns]
         return int(counted.sum(dtype=np.uint64))

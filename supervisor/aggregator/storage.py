@@ -12,6 +12,12 @@ MAX_CGROUPS: Final = 1000
 
 PATH_BYTES: Final = 512
 
+# Entities of a program that counts by slot: all of its rows together, those of no known process (slot 0), the
+# app groups, and behind these the cgroups.
+HOST: Final = 0
+NOBODY: Final = 1
+FIRST_GROUP: Final = 2
+
 
 @dataclass(frozen=True)
 class Storage:
@@ -44,9 +50,9 @@ def create(program: Program, slots: int, groups: int, shards: int, cpus: int) ->
 
 
 def entities(program: Program, groups: int, cgroups: int = MAX_CGROUPS) -> int:
-    """How many rows of totals the program has: one for the host, each app group and each cgroup, or one for
-    each device."""
-    return 1 + groups + cgroups if program.kind == "slot" else program.rows
+    """How many rows of totals the program has: one for the host, nobody, each app group and each cgroup, or
+    one for each device."""
+    return FIRST_GROUP + groups + cgroups if program.kind == "slot" else program.rows
 
 
 def cgroup_fields() -> dict[str, memory.Field]:

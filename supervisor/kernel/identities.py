@@ -34,6 +34,10 @@ _LOADER: Final = 1
 
 # Words of `tallies`, which the kernel writes (enum tally).
 BIRTHS_WITHOUT_SLOT: Final = 0
+CGROUPS_MADE: Final = 1
+
+# How many paths of new cgroups are kept: more than are made in a tick, half a kilobyte each.
+CGROUP_PATHS: Final = 512
 
 # `collect pid` in the words of counters.h.
 COLLECT: Final[Mapping[CollectPid, int]] = {"real parent": 0, "parent": 1, "all": 2}
@@ -88,6 +92,15 @@ CGROUP: Final = _hook(
     "cgroup",
     tracepoint_plan("on_attach", "args->pid, args->dst_root, args->dst_id", "cgroup:cgroup_attach_task"),
 )
+# A new cgroup. Not asked for: a cgroup that lasts has a folder to be found by.
+CGROUP_MADE: Final = _hook(
+    "cgroup_made",
+    tracepoint_plan(
+        "on_cgroup",
+        "args->root, args->id, (const char *)args + (args->data_loc_path & 0xffff)",
+        "cgroup:cgroup_mkdir",
+    ),
+)
 
 
 def request(
@@ -102,10 +115,11 @@ def request(
     own = {
         "CGROUP_VERSION": hierarchy.version if hierarchy else 0,
         "CGROUP_HIERARCHY": hierarchy.number if hierarchy else -1,
+        "CGROUP_PATHS": CGROUP_PATHS,
     }
     return loader.Request(
         SOURCE,
-        (*([CGROUP] if hierarchy else []), *HOOKS),
+        (*([CGROUP, CGROUP_MADE] if hierarchy else []), *HOOKS),
         "entry",
         preference,
         {**defines, **own},

@@ -10,8 +10,9 @@ from typing import Final
 import numpy as np
 
 from supervisor.aggregator import storage
-from supervisor.aggregator.account import HOST, Account
+from supervisor.aggregator.account import Account
 from supervisor.aggregator.charts import ChartWriter, Group, Groups, shown
+from supervisor.aggregator.storage import FIRST_GROUP
 from supervisor.aggregator.stream import Frame
 from supervisor.pipeline import table
 from supervisor.pipeline.sample import Sample
@@ -90,8 +91,8 @@ def run(guest: bool) -> Section:
     groups = _groups()
     slots = np.arange(_SLOTS)
     groupings = [
-        (HOST + 1 + slots % GROUPS).astype(np.int32),
-        (HOST + 1 + GROUPS + slots % (SERVICES + CONTAINERS)).astype(np.int32),
+        (FIRST_GROUP + slots % GROUPS).astype(np.int32),
+        (FIRST_GROUP + GROUPS + slots % (SERVICES + CONTAINERS)).astype(np.int32),
     ]
     take_s, write_s, size_bytes, lines = [], [], 0, 0
     for _ in range(_FRAMES):
@@ -125,7 +126,7 @@ def run(guest: bool) -> Section:
 def _groups() -> Mapping[Scope, Groups]:
     def made(scope: str, first: int, count: int) -> Groups:
         names = [f"{scope}{number}" for number in range(count)]
-        return tuple(Group(HOST + 1 + first + n, name, name, name) for n, name in enumerate(names))
+        return tuple(Group(FIRST_GROUP + first + n, name, name, name) for n, name in enumerate(names))
 
     return {
         "apps": made("app", 0, GROUPS),
