@@ -133,6 +133,7 @@ def load(
         },
         supervision=_supervision(main.settings),
         map_reading=cast(MapReading, main.settings.get(SUPERVISION, "map reading", str)),
+        stream_group=main.settings.get(SUPERVISION, "stream group", str),
         apps_groups_path=apps_groups,
         modern_charts=_modern(main.settings, agent),
         agent_version=agent,

@@ -310,6 +310,7 @@ MAIN: Final = FileOptions(
             "ids of charts as up to Netdata v1.43, or later",
         ),
         Option(SUPERVISION, "map reading", MAP_READING, "auto", "how counters are read from the kernel"),
+        Option(SUPERVISION, "stream group", Text(), "netdata", "group that may read a served stream"),
         Option(SUPERVISION, "loglevel", LOG_LEVEL, "info", "least level that is logged"),
     ),
     _SERVICE_NAMES,
