@@ -53,6 +53,13 @@ $(VENV)/.test-ready: $(VENV)/.run-ready
 	@$(BIN)/pip install --quiet --editable '.[test]'
 	@touch $@
 
+INSTALL_NEEDS := install-packages
+include systemd/install.mk
+
+.PHONY: install-packages
+install-packages:
+	@$(if $(DESTDIR),,$(call need,$(RUN_PACKAGES)))
+
 clean:
 	rm -rf $(VENV) $(COVERAGE) *.egg-info .mypy_cache .ruff_cache .pytest_cache
 
