@@ -48,7 +48,8 @@ class Notifier:
     def feed(self, progress: int, now_s: float) -> None:
         """Called often; says something when it is time to and there has been progress."""
         due = now_s - self._fed_s >= self._watchdog_s * _SHARE / 2
-        if self._watchdog_s and due and progress != self._progress:
+        # A first word before READY would start the watchdog.
+        if self._watchdog_s and self._ready and due and progress != self._progress:
             self._progress, self._fed_s = progress, now_s
             self._tell(WATCHDOG=1)
 

@@ -42,7 +42,8 @@ Description=What this guest is for
 After=basic.target
 [Service]
 Type=oneshot
-ExecStart=/bin/sh -c 'mkdir -p /guest /tmp/results; mount -o ro /dev/vdb /guest; sh /guest/run >/tmp/results/log 2>&1; echo $? >/tmp/results/exit_code'
+ExecStartPre=/bin/sh -c 'mkdir -p /guest /tmp/results; mount -o ro /dev/vdb /guest'
+ExecStart=/bin/sh -c 'sh /guest/run >/tmp/results/log 2>&1; echo $? >/tmp/results/exit_code'
 ExecStopPost=/bin/sh -c 'tar -C /tmp/results -cf /dev/vdc .; sync; echo o >/proc/sysrq-trigger; sleep 60'
 TimeoutStartSec=infinity
 [Install]
