@@ -138,12 +138,12 @@ def _make_initrd(kernel: GuestKernel, work: Path, initrd: Path) -> None:
     init.write_text(_INIT.format(modules=" ".join(names)))
     init.chmod(0o755)
     listing = subprocess.run(["find", "."], cwd=work, capture_output=True, check=True).stdout
-    with initrd.open("wb") as file:
+    with initrd.open("wb") as out:
         subprocess.run(
             ["busybox", "cpio", "-o", "-H", "newc"],
             cwd=work,
             input=listing,
-            stdout=file,
+            stdout=out,
             stderr=subprocess.DEVNULL,
             check=True,
         )
