@@ -66,13 +66,15 @@ def patience(root: bool, installed: bool, started: bool) -> float | None:
 
 
 def option(words: Sequence[str], name: str) -> str:
-    """The value of an option, "" when it is not there. The others are for the supervisor."""
+    """The value of an option, the last one as in argparse, "" when it is not there. Others are for the
+    supervisor."""
+    value = ""
     for word, following in zip(words, [*words[1:], ""], strict=True):
         if word == name:
-            return following
-        if word.startswith(f"{name}="):
-            return word.removeprefix(f"{name}=")
-    return ""
+            value = following
+        elif word.startswith(f"{name}="):
+            value = word.removeprefix(f"{name}=")
+    return value
 
 
 def seconds(words: Sequence[str]) -> int:

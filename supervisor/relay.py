@@ -230,7 +230,7 @@ class Thinner:
 
 def collections(connection: socket.socket, agent: Agent) -> Iterator[bytes]:
     """What comes, cut where a collection ends, until there is no more. Raises NotOffered: why not."""
-    rest = b""
+    rest = bytearray()
     while True:
         agent.wait(connection.fileno(), select.POLLIN)
         try:
@@ -239,9 +239,12 @@ def collections(connection: socket.socket, agent: Agent) -> Iterator[bytes]:
             raise NotOffered(error.strerror) from error
         if not data:
             raise NotOffered("the supervisor has ended the stream")
+        searched = max(0, len(rest) - len(_END))
         rest += data
-        cut = rest.rfind(_END) + len(_END) if _END in rest else 0
-        whole, rest = rest[:cut], rest[cut:]
+        end = rest.rfind(_END, searched)
+        cut = end + len(_END) if end >= 0 else 0
+        whole = bytes(rest[:cut])
+        del rest[:cut]
         if len(rest) > _MOST_BYTES or not _SOUND.fullmatch(whole):
             raise NotOffered("what came is no stream of ours, and was not handed on")
         if whole:
