@@ -48,9 +48,11 @@ uninstall:
 	@for name in $(CONFIG); do \
 	    ! cmp -s "$(DESTDIR)$(CONFDIR)/$$name" "$(DESTDIR)$(TREE)/conf/$$name" || \
 	    rm "$(DESTDIR)$(CONFDIR)/$$name"; done
-	@while read -r path; do rm -f "$(DESTDIR)$$path"; done < '$(DESTDIR)$(TREE)/installed'
+	@test ! -e '$(DESTDIR)$(TREE)/installed' || \
+	    while read -r path; do rm -f "$(DESTDIR)$$path"; done < '$(DESTDIR)$(TREE)/installed'
 	@rm -rf '$(DESTDIR)$(TREE)'
-	@rmdir --ignore-fail-on-non-empty '$(DESTDIR)$(CONFDIR)/ebpf.d' '$(DESTDIR)$(CONFDIR)' '$(DESTDIR)$(DOCDIR)'
+	@rmdir --ignore-fail-on-non-empty '$(DESTDIR)$(CONFDIR)/ebpf.d' '$(DESTDIR)$(CONFDIR)' \
+	    '$(DESTDIR)$(DOCDIR)' 2>/dev/null || true
 	@find '$(DESTDIR)$(CONFDIR)' -type f -printf 'changed by you, and left: %p\n' 2>/dev/null || true
 	@$(if $(LIVE),systemctl daemon-reload; \
 	    ! getent passwd ebpf-supervisor >/dev/null || userdel ebpf-supervisor)
@@ -61,7 +63,8 @@ define make_tree
 rm -rf '$(1)' build && mkdir -p '$(dir $(1))' && \
 $(PYTHON) -m venv --system-site-packages '$(1)' && \
 '$(1)/bin/pip' install --quiet --no-compile --ignore-installed . && rm -rf build && \
-'$(1)/bin/pip' uninstall --quiet --yes setuptools pip 2>/dev/null && rm -f '$(1)'/bin/[aA]ctivate* && \
+'$(1)/bin/pip' uninstall --quiet --yes setuptools pip 2>/dev/null && \
+find '$(1)/bin' -type f $(COMMANDS:%=! -name '%') -delete && \
 sed -i 's|$(1)|$(TREE)|g' '$(1)/pyvenv.cfg' $(COMMANDS:%='$(1)/bin/%') && \
 sed -i "1s|^#!.*|#!$(TREE)/bin/python3 -I|" $(COMMANDS:%='$(1)/bin/%') && \
 $(PYTHON) -m compileall -q -s '$(1)' -p '$(TREE)' '$(1)/lib' && \
