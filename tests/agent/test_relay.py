@@ -4,6 +4,7 @@ EBPF_TEST_RESTARTS says how often; `make test` has a short form.
 """
 
 import contextlib
+import functools
 import itertools
 import math
 import os
@@ -87,6 +88,10 @@ def last_value_at(netdata: Agent) -> float:
     return 0.0
 
 
+def has_value_after(netdata: Agent, second: float) -> bool:
+    return last_value_at(netdata) > second
+
+
 def longest_gap(netdata: Agent) -> int:
     """Points in a row that have no value, between those that have one."""
     empty = [len(point) == 1 for point in netdata.points(CHART)]
@@ -106,7 +111,7 @@ def test_an_agent_as_netdata_outlives_restarts_of_the_unit_and_misses_no_more_th
             # Every third time as the kernel or a watchdog would end it.
             served.stop(signal.SIGKILL if number % 3 == 2 else signal.SIGTERM)
             served.start()
-            wait_for("values again", lambda since=before: last_value_at(netdata) > since + 2, 60)
+            wait_for("values again", functools.partial(has_value_after, netdata, before + 2), 60)
             longest_s = max(longest_s, time.monotonic() - began_s)
         history = netdata.history()
         assert (history.disabled, history.hung_up, history.exits) == (False, [], {})
