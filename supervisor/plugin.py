@@ -8,6 +8,7 @@
 Only what decides this is imported here; a relay never imports more.
 """
 
+import contextlib
 import os
 import signal
 import sys
@@ -16,7 +17,7 @@ from typing import Final
 
 from supervisor import relay
 
-_DISABLE: Final = "DISABLE"
+_DISABLE: Final = b"DISABLE\n"
 _RUNTIME_DIR: Final = "/run/ebpf-supervisor"
 _STREAM: Final = "stream.sock"
 # Where systemd looks for units (systemd.unit(5)).
@@ -36,8 +37,10 @@ _STARTING_S: Final = 5.0
 
 def main() -> None:
     """Entry point. Exit status 0 after DISABLE: an agent takes the word, not the number."""
+    closed = sys.stdout is None
+    relay.occupy_standard_descriptors()
     try:
-        sys.exit(_main(sys.argv[1:]))
+        sys.exit(0 if closed else _main(sys.argv[1:]))
     except relay.Over:
         sys.exit(0)
 
@@ -52,6 +55,7 @@ def _main(words: Sequence[str]) -> int:
         patience_s = patience(root, installed, os.path.isdir(directory))
         connection = relay.wait_for_stream(path, agent, patience_s, f"waiting for {_UNIT}")
     except relay.NotOffered as why:
+        agent.leave()
         return _run(words) if root else _give_up(why)
     relay.relay(connection, path, agent, seconds(words))
     return 0
@@ -95,5 +99,6 @@ def _give_up(why: relay.NotOffered) -> int:
     )
     # The agent answers DISABLE with SIGTERM, sooner than Python ends.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    print(_DISABLE, flush=True)
+    with contextlib.suppress(OSError):  # it has gone already
+        os.write(1, _DISABLE)
     return 0

@@ -10,6 +10,7 @@ minutes (netdata src/plugins.d). So an empty line, which every agent ignores, go
 What an agent does not forgive is a wrong word, so what comes is looked at before it is handed on.
 """
 
+import contextlib
 import os
 import pwd
 import re
@@ -18,9 +19,9 @@ import signal
 import socket
 import stat
 import struct
-import sys
 import time
 from collections.abc import Iterator
+from types import FrameType
 from typing import Final
 
 _ACCOUNT: Final = "ebpf-supervisor"
@@ -30,6 +31,7 @@ _RECEIVE_BYTES: Final = 1 << 16
 _END: Final = b"\nEND\n"
 # More than the definitions of ten thousand charts: what has no collection in it is no stream.
 _MOST_BYTES: Final = 16 << 20
+_ENDING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
 _SILENCE_S: Final = 60.0
 _FIRST_PAUSE_S: Final = 0.1
 _LONGEST_PAUSE_S: Final = 1.0
@@ -55,7 +57,15 @@ class Over(Exception):
 
 
 def say(text: str) -> None:
-    print(f"ebpf-supervisor.plugin: {text}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # stderr is where this would be told
+        os.write(2, f"ebpf-supervisor.plugin: {text}\n".encode("utf-8", "backslashreplace"))
+
+
+def occupy_standard_descriptors() -> None:
+    """Whoever starts us may have closed some: nothing of ours may get their numbers."""
+    while (spare := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(spare)
 
 
 def connect(path: str) -> socket.socket:
@@ -101,8 +111,7 @@ class Agent:
         self._wakeup.setblocking(False)
         self._sender.setblocking(False)
         signal.set_wakeup_fd(self._sender.fileno(), warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
-            signal.signal(number, lambda number, frame: None)
+        self._handlers = {number: signal.signal(number, _noted) for number in _ENDING}
         self._spoke_s = time.monotonic()
 
     def wait(self, fd: int, events: int, timeout_s: float | None = None) -> bool:
@@ -118,6 +127,15 @@ class Agent:
                 self._break_silence()
             if deadline_s is not None and time.monotonic() >= deadline_s:
                 return False
+
+    def leave(self) -> None:
+        """Gives signals back to whoever goes on here, unless one has come."""
+        self.wait(-1, 0, 0)
+        signal.set_wakeup_fd(-1)
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._wakeup.close()
+        self._sender.close()
 
     def write(self, data: bytes) -> None:
         """All of it, in pieces that end with a line and that the pipe has room for."""
@@ -165,6 +183,10 @@ class Agent:
             data = os.read(0, _RECEIVE_BYTES)
             if not data or b"QUIT" in data.split():
                 raise Over
+
+
+def _noted(number: int, frame: FrameType | None) -> None:
+    """The number arrives through the wake-up descriptor."""
 
 
 def _is_channel(fd: int) -> bool:

@@ -52,6 +52,16 @@ class Unit:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
+        """As `Restart=on-failure` does: again, when what a kill has left was still in the way."""
+        self._start()
+        wait_for("a unit that starts", self._is_up, 60)
+
+    def _is_up(self) -> bool:
+        if self._process and self._process.poll() is not None:
+            self._start()
+        return (self._directory / "control.sock").exists()
+
+    def _start(self) -> None:
         with (self._directory.parent / "unit.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [str(SUPERVISOR), "serve", "--only", "fd,process", "--runtime-dir", str(self._directory)],
@@ -76,6 +86,9 @@ def unit() -> Iterator[tuple[Unit, Path]]:
         try:
             wait_for("the socket", (directory / "stream.sock").exists, 30)
             yield made, directory
+        except BaseException:
+            print((Path(name) / "unit.log").read_text()[-6000:])
+            raise
         finally:
             made.stop(signal.SIGTERM)
 
