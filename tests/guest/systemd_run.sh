@@ -17,6 +17,8 @@ till() {
 }
 another() { pid=$(show MainPID); [ "$pid" != 0 ] && [ "$pid" != "$1" ] && [ "$(show ActiveState)" = active ]; }
 settled() { ebpfctl status | grep -q RUNNING && ! ebpfctl status | grep -q STARTING; }
+# What has been noted so far comes back also from a guest that is ended at its deadline.
+save() { tar -C $R -cf /dev/vdc .; sync; }
 drop_in() { mkdir -p /run/systemd/system/$U.service.d; cat > "/run/systemd/system/$U.service.d/test.conf"; systemctl daemon-reload; }
 
 groupadd netdata && useradd -g netdata -M netdata
@@ -30,25 +32,14 @@ systemctl daemon-reload
 systemd-analyze verify /usr/local/lib/systemd/system/$U.service > $R/verify 2>&1
 systemd-analyze security --no-pager $U > $R/security 2>&1
 
-# ---- every program, once
-systemctl start $U; echo $? > $R/start
-systemctl status --no-pager --lines=0 $U > $R/status-ready 2>&1
-till 900 settled > $R/settled
-sleep 12 # a status line is told every 10 s
-systemctl status --no-pager --lines=0 $U > $R/status 2>&1
-ebpfctl status > $R/ctl 2>&1
-ebpfctl status -v > $R/ctl-v 2>&1
-since=$(now_s); systemctl stop $U; echo "$since $(now_s)" | awk '{ print $2 - $1 }' > $R/stop
-show Result > $R/stop-result
-ls -A /run/$U > $R/stop-left 2>/dev/null
-
 # ---- two programs, which an emulated processor loads in seconds
 drop_in <<END
 [Service]
 ExecStart=
 ExecStart=/usr/local/lib/$U/bin/ebpf-supervisor serve --config-dir /etc/$U --only fd,process
 END
-systemctl start $U
+systemctl start $U; echo $? > $R/start
+systemctl status --no-pager --lines=0 $U > $R/status-ready 2>&1
 till 200 settled
 
 # an agent's user reads the stream
@@ -67,6 +58,7 @@ till 60 "ebpfctl status fd | grep -q RUNNING" > $R/oom-again
 [ "$(show MainPID)" = "$main" ] && show ActiveState > $R/oom-unit
 journalctl -k --no-pager -o cat | grep -i "out of memory" > $R/oom-kernel
 
+save
 # the supervisor stops, and is killed
 main=$(show MainPID); kill -STOP $main
 till 120 another $main > $R/watchdog
@@ -83,6 +75,7 @@ kill $holder; wait $relay; echo $? > $R/relay-exit
 show NRestarts > $R/restarts
 systemctl stop $U
 
+save
 # one that always fails is given up
 drop_in <<END
 [Service]
@@ -94,6 +87,19 @@ till 120 "[ \$(show Result) = start-limit-hit ] || [ \$(show ActiveState) = fail
 journalctl -u $U --no-pager -o cat | tail -5 > $R/limit
 show Result > $R/limit-result
 rm -r /run/systemd/system/$U.service.d; systemctl daemon-reload; systemctl reset-failed $U
+
+# ---- every program
+systemctl start $U
+till 900 settled > $R/settled
+sleep 12 # a status line is told every 10 s
+systemctl status --no-pager --lines=0 $U > $R/status 2>&1
+ebpfctl status > $R/ctl 2>&1
+ebpfctl status -v > $R/ctl-v 2>&1
+since=$(now_s); systemctl stop $U; echo "$since $(now_s)" | awk '{ print $2 - $1 }' > $R/stop
+show Result > $R/stop-result
+ls -A /run/$U > $R/stop-left 2>/dev/null
+
+save
 
 # ---- uninstall, while it runs
 systemctl start $U

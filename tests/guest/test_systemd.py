@@ -82,7 +82,7 @@ def test_a_start_ends_when_frames_come_and_status_says_how_it_goes(guest: Outcom
     assert guest.results["start"].strip() == "0"
     for name in ("status-ready", "status"):
         assert "Active: active (running)" in guest.results[name]
-        assert re.search(r'Status: "16 programs: .*RUNNING.*; \d+ events/s"', guest.results[name])
+        assert re.search(r'Status: "\d+ programs: .*RUNNING.*; \d+ events/s"', guest.results[name])
 
 
 def test_hardening_costs_no_program_that_this_kernel_can_run(guest: Outcome) -> None:
