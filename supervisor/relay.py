@@ -71,6 +71,8 @@ def occupy_standard_descriptors() -> None:
 def connect(path: str) -> socket.socket:
     """A connection to the supervisor that serves there. Raises NotOffered."""
     connection = socket.socket(socket.AF_UNIX)
+    # Nobody may be there to accept: with many who wait, connect(2) would wait too.
+    connection.setblocking(False)
     try:
         connection.connect(path)
         _check_peer(connection, path)
@@ -84,7 +86,7 @@ def connect(path: str) -> socket.socket:
         ) from error
     except OSError as error:
         connection.close()
-        raise NotOffered(f"{path}: {error.strerror}") from error
+        raise NotOffered(f"{path}: {error.strerror or error}") from error
     return connection
 
 
@@ -257,8 +259,10 @@ def collections(connection: socket.socket, agent: Agent) -> Iterator[bytes]:
         agent.wait(connection.fileno(), select.POLLIN)
         try:
             data = connection.recv(_RECEIVE_BYTES)
+        except BlockingIOError:
+            continue
         except OSError as error:
-            raise NotOffered(error.strerror) from error
+            raise NotOffered(error.strerror or str(error)) from error
         if not data:
             raise NotOffered("the supervisor has ended the stream")
         searched = max(0, len(rest) - len(_END))
