@@ -1,5 +1,6 @@
 """The arbiter: it owns what must outlive a crash, watches over every unit, and ends everything in order."""
 
+import collections
 import contextlib
 import dataclasses
 import gc
@@ -29,6 +30,7 @@ from supervisor.errors import AlreadyRunning
 from supervisor.kernel import cgroup_hierarchy, identities, loader, reading
 from supervisor.kernel.plans import Preference
 from supervisor.loop import Loop
+from supervisor.notify import Notifier
 from supervisor.pipeline import table
 from supervisor.reload import SPARE_GROUPS, Plan, Reread
 from supervisor.runtime_dir import CONTROL, SAMPLES, SAMPLES_SOCKET, RuntimeDir
@@ -50,6 +52,8 @@ from supervisor.units import (
 from workers import base
 from workers.declaration import Program
 
+# How often systemd is told how it goes, while nothing else is to be told.
+_SUMMARY_S: Final = 10.0
 # How often the arbiter looks after what tells it nothing by itself.
 _ROUND_S: Final = 1.0
 # How often is looked whether what was told to stop has stopped.
@@ -63,7 +67,8 @@ class Options:
     """How to run.
 
     reread: gives the configuration as the files say it now. attach: a family of plans, or auto. stream_fd:
-    where frames go. last_frame: stop after so many, 0 = go on.
+    where frames go; when it serves, the socket that readers connect to. last_frame: stop after so many, 0 =
+    go on.
     """
 
     config: Config
@@ -72,6 +77,7 @@ class Options:
     attach: str
     stream_fd: int
     last_frame: int
+    serves: bool = False
 
 
 Done = Callable[[Plan, Sequence[Unit]], None]
@@ -90,6 +96,7 @@ class Arbiter:
         self._exit_status = 0
         self._follows_core = False
         self._facts_due_s = 0.0
+        self._summary_due_s = 0.0
         self._previous_round_s = time.monotonic()
         self._commands = Commands(self)
         self._lifeline, theirs = socket.socketpair()
@@ -105,6 +112,7 @@ class Arbiter:
         self._events: list[tuple[float, int]] = [(time.monotonic(), 0)] * len(configured)
         self._rates = [0.0] * len(configured)
         self._slots = identities.whole_pages(self._made.slots)
+        self._notifier = Notifier(os.environ, self._every_s)
         found, complaint = reading.find(self._config.map_reading, options.account)
         if complaint:
             log.warning("[supervisor] %s", complaint)
@@ -166,10 +174,11 @@ class Arbiter:
 
     def run(self) -> int:
         """Runs until it is told to stop, its reader goes, or nothing can be collected; the exit status."""
-        widen(self._options.stream_fd)
+        if not self._options.serves:
+            widen(self._options.stream_fd)
+            self._watch_stdin()
         self._server = control.Server(self._runtime_dir.control, self.loop, self._commands.handlers())
         self._watch_signals()
-        self._watch_stdin()
         try:
             self._start_all()
             self.loop.after(_ROUND_S, self._round)
@@ -217,6 +226,7 @@ class Arbiter:
         if self.ending:
             return
         log.info("stopping: %s", why)
+        self._notifier.stopping()
         self.ending, self._exit_status = True, exit_status
         self._sweeper.rest()  # the end clears all away together
         # A last sample is worth a worker's while only if somebody is there to take it.
@@ -293,6 +303,7 @@ class Arbiter:
             self.hierarchy.mount_point if self.hierarchy else None,
             self.hierarchy.root if self.hierarchy else "/",
             self._options.stream_fd,
+            self._options.serves,
             Path(SAMPLES_SOCKET),
             self._every_s,
             self._config.modern_charts,
@@ -391,9 +402,12 @@ class Arbiter:
         lost = all(unit.state in (State.UNAVAILABLE, State.FATAL) and not unit.waits for unit in enabled)
         if lost and not self.frames() and not self.ending:
             log.error("nothing can be collected on this kernel; `ebpf-supervisor check` says why")
-            if not reader_gone(self._options.stream_fd):
+            if not self._options.serves and not self._reader_gone():
                 os.write(self._options.stream_fd, DISABLE)
             self.end("nothing can be collected", exit_status=1)
+
+    def _reader_gone(self) -> bool:
+        return not self._options.serves and reader_gone(self._options.stream_fd)
 
     def _on_aggregator_done(self) -> None:
         self.end("the stream is at its end")
@@ -451,12 +465,13 @@ class Arbiter:
         now_s = time.monotonic()
         late = now_s - self._previous_round_s > 2 * _ROUND_S
         self._previous_round_s = now_s
-        if reader_gone(self._options.stream_fd):
+        if self._reader_gone():
             self.end("nobody reads the stream any more")
         if not self.ending:
             for unit in self.units:
                 unit.look_at_parts()
             self._look_at_runtime_dir()
+            self._notify(now_s)
         if self._config.internal_charts and now_s >= self._facts_due_s:
             self._facts_due_s = now_s + boards.FACTS_EVERY_S / 2
             self._post_facts()
@@ -511,6 +526,24 @@ class Arbiter:
     def _renew_workers(self) -> None:
         for unit in self.units:
             unit.renew_worker()
+    def _notify(self, now_s: float) -> None:
+        """Tells systemd how it goes: ready once there is a frame, or nothing is left to wait for."""
+        enabled = [unit for unit in self.units if unit.config.enabled]
+        under_way = (State.STARTING, State.BACKOFF, State.STOPPED)
+        if self.frames() or not any(unit.state in under_way for unit in enabled):
+            self._notifier.ready(self._summary(enabled))
+        if now_s >= self._summary_due_s:
+            self._summary_due_s = now_s + _SUMMARY_S
+            self._notifier.status(self._summary(enabled))
+        self._notifier.feed(int(self._board.progress[boards.CYCLE_NS]), now_s)
+
+    def _summary(self, enabled: list[ProgramUnit]) -> str:
+        states = collections.Counter(unit.state for unit in enabled)
+        counted = ", ".join(
+            f"{number} {state.value}"
+            for state, number in sorted(states.items(), key=lambda item: item[0] is not State.RUNNING)
+        )
+        return f"{len(enabled)} programs: {counted}; {sum(self._rates):.0f} events/s"
 
     def _post_facts(self) -> None:
         """What the charts about ourselves show, and the aggregator cannot know."""

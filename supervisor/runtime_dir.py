@@ -3,6 +3,7 @@
 RUNTIME_DIR/             root, 0755
     lock                 held (flock) by the supervisor, with its pid
     control.sock         root:ebpf-supervisor 0660
+    stream.sock          root:netdata 0660, where a stream is served
     samples/             the workers' account, 0700
         samples.sock
 """
@@ -19,6 +20,7 @@ from supervisor.spawn import Account
 
 DEFAULT: Final = Path("/run/ebpf-supervisor")
 CONTROL: Final = "control.sock"
+STREAM: Final = "stream.sock"
 SAMPLES: Final = "samples"
 # Workers and the aggregator reach it from their working directory, `samples/`: the way there may be closed
 # to the account that they have become.
@@ -34,6 +36,7 @@ class RuntimeDir:
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
         self.control = self.path / CONTROL
+        self.stream = self.path / STREAM
         self.samples = self.path / SAMPLES / SAMPLES_SOCKET
         self._lock_fd = -1
         self._made = False
@@ -125,7 +128,7 @@ class RuntimeDir:
 
     def _clear(self) -> list[str]:
         removed = []
-        for path in (self.control, self.samples):
+        for path in (self.control, self.stream, self.samples):
             if os.path.lexists(path):
                 path.unlink()
                 removed.append(f"socket {path}")

@@ -22,6 +22,8 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Final
 
+from supervisor.aggregator.stream import Frame
+
 # What a plugin's pipe is widened to; an unprivileged process may ask for 1 MiB (pipe(7)).
 PIPE_BYTES: Final = 1 << 20
 # Up to the line END, or all where there is none.
@@ -45,6 +47,14 @@ class Output:
         mode = os.fstat(fd).st_mode
         self._is_pipe, self._is_file = stat.S_ISFIFO(mode), stat.S_ISREG(mode)
         self.under_way: deque[bytes] = deque()
+
+    def send(self, frame: Frame, patience_s: float = 0.0) -> bool:
+        """Writes a frame, as `write` does."""
+        return self.write(frame.blocks, patience_s)
+
+    def blocked(self) -> list[int]:
+        """None: `go_on` waits by itself."""
+        return []
 
     def write(self, blocks: list[bytes], patience_s: float = 0.0) -> bool:
         """Writes a frame; True when all of it is there. Else either nothing is, or the rest is under way.

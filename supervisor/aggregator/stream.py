@@ -149,16 +149,22 @@ def _cut(text: str, size: int) -> str:
 
 
 class Frame:
-    """The lines of one cycle, in blocks that each make sense alone."""
+    """The lines of one cycle, in blocks that each make sense alone.
+
+    changes: the charts that it defines (True) and withdraws (False), in order.
+    """
 
     def __init__(self) -> None:
         self.blocks: list[bytes] = []
+        self.changes: list[tuple[ChartLine, bool]] = []
 
     def define(self, chart: ChartLine, gone: Iterable[DimensionLine] = ()) -> None:
         self.blocks.append(definition(chart, gone))
+        self.changes.append((chart, True))
 
     def withdraw(self, chart: ChartLine) -> None:
         self.blocks.append(withdrawal(chart))
+        self.changes.append((chart, False))
 
     def add(self, collection: bytes) -> None:
         self.blocks.append(collection)

@@ -78,6 +78,7 @@ _OF_ALL: Final = (
     ("btf_path", "btf path", Effect.RESTART),
     ("map_reading", "map reading", Effect.RESTART),
     ("kprobe_attach", "kprobe attach", Effect.RESTART),
+    ("stream_group", "stream group", Effect.RESTART),
     ("modern_charts", "chart naming", Effect.SHOWN),
 )
 _SEPARATE_NAMES: Final = {True: "modern", False: "classic"}
