@@ -16,12 +16,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from supervisor import linux
 from supervisor.pipeline import memory
 
 _HEAD: Final = struct.Struct("<QQ")
 _SEQUENCE, _PUBLISHED_NS = 0, 1
 HOLDS, COUNT = 0, 1
 _WORD_BYTES: Final = 8
+_NUMBER_BYTES: Final = 4
 # The C library copies no more than this by vectors, whose words are read whole: a counter that is being
 # added to is copied as it was before or after. A map's page has 256 rows.
 _BLOCK_BYTES: Final = 2048
@@ -38,6 +40,12 @@ class Shape(NamedTuple):
     def block_bytes(self) -> int:
         return self.words * _WORD_BYTES
 
+    def layout(self) -> "Layout":
+        """For the worker."""
+        at = dict(zip(self.fields(), memory.offsets(self.fields()), strict=True))
+        halves = tuple((at[f"half{n}"], at[f"numbers{n}"], at[f"values{n}"]) for n in (0, 1))
+        return Layout(memory.size_of(self.fields()), self.blocks, self.block_bytes, at["head"], halves)
+
     def fields(self) -> dict[str, memory.Field]:
         half: dict[str, memory.Field] = {}
         for number in (0, 1):
@@ -45,6 +53,19 @@ class Shape(NamedTuple):
             half[f"numbers{number}"] = ("I", (self.blocks,))
             half[f"values{number}"] = ("Q", (self.blocks, self.words))
         return {"head": ("Q", (8,)), **half}
+
+
+class Layout(NamedTuple):
+    """Where all of it is, worked out: a worker would have the pages for that for itself.
+
+    halves: where each has its own head, the numbers and the values.
+    """
+
+    size_bytes: int
+    blocks: int
+    block_bytes: int
+    head: int
+    halves: tuple[tuple[int, int, int], ...]
 
 
 def shape_for(rows: int, row_words: int) -> Shape:
@@ -74,12 +95,19 @@ def heartbeat(fd: int) -> Heartbeat:
 class Writer:
     """The worker's side."""
 
-    def __init__(self, fd: int, shape: Shape) -> None:
-        self._mapped = memory.Mapped(fd, shape.fields(), writable=True)
-        self._block_bytes = shape.block_bytes
-        at = self._mapped.at
-        self._head = at["head"]
-        self._halves = [(at[f"half{n}"], at[f"numbers{n}"], at[f"values{n}"].cast("B")) for n in (0, 1)]
+    def __init__(self, fd: int, layout: Layout) -> None:
+        size_bytes, blocks, self._block_bytes, head, halves = layout
+        self._memory = linux.SharedMemory(fd, size_bytes, writable=True)
+        everything = self._memory.bytes()
+        self._head = everything[head : head + _HEAD.size].cast("Q")
+        self._halves = [
+            (
+                everything[half : half + _HEAD.size].cast("Q"),
+                everything[numbers : numbers + blocks * _NUMBER_BYTES].cast("I"),
+                everything[values : values + blocks * self._block_bytes],
+            )
+            for half, numbers, values in halves
+        ]
 
     @property
     def sequence(self) -> int:
