@@ -24,10 +24,12 @@ _SEQUENCE, _PUBLISHED_NS = 0, 1
 HOLDS, COUNT = 0, 1
 _WORD_BYTES: Final = 8
 _NUMBER_BYTES: Final = 4
-# The C library copies no more than this by vectors, whose words are read whole: a counter that is being
-# added to is copied as it was before or after. A map's page has 256 rows.
-_BLOCK_BYTES: Final = 2048
+# Smaller blocks would save copying, and take more looks. A map's page has 256 rows.
+_BLOCK_BYTES: Final = 16384
 _MOST_ROWS: Final = 256
+# So much the C library copies by vectors, whose words are read whole: a counter that is being added to is
+# copied as it was before or after.
+_PIECE_BYTES: Final = 2048
 
 
 class Shape(NamedTuple):
@@ -120,10 +122,12 @@ class Writer:
         size = self._block_bytes
         half[HOLDS] = 0
         for place, number in enumerate(numbers):
-            block = live[number * size : (number + 1) * size]
-            begin = place * size
             listed[place] = number
-            values[begin : begin + len(block)] = block
+            source, moved = number * size, (place - number) * size
+            end = min(source + size, len(live))
+            for begin in range(source, end, _PIECE_BYTES):
+                piece_end = min(begin + _PIECE_BYTES, end)
+                values[begin + moved : piece_end + moved] = live[begin:piece_end]
         half[COUNT] = len(numbers)
         half[HOLDS] = sequence
         self._head[_PUBLISHED_NS] = time.monotonic_ns()
