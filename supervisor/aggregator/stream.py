@@ -19,7 +19,7 @@ _INT64_MASK: Final = (1 << 63) - 1
 DISABLE: Final = b"DISABLE\n"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class DimensionLine:
     id: str
     name: str
@@ -27,7 +27,7 @@ class DimensionLine:
     multiplier: int = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ChartLine:
     """One chart as the agent is told of it; its id is `type.id`."""
 
