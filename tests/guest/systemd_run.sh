@@ -33,6 +33,7 @@ systemd-analyze verify /usr/local/lib/systemd/system/$U.service > $R/verify 2>&1
 systemd-analyze security --no-pager $U > $R/security 2>&1
 
 # ---- two programs, which an emulated processor loads in seconds
+save
 # An emulated processor that others use too is no reason for a watchdog to bite.
 mkdir -p /run/systemd/system/$U.service.d
 cat > /run/systemd/system/$U.service.d/patient.conf <<END
@@ -51,6 +52,10 @@ END
 systemctl start $U; echo $? > $R/start
 systemctl status --no-pager --lines=0 $U > $R/status-ready 2>&1
 till 200 settled
+
+ebpfctl status > $R/ctl-two 2>&1
+journalctl -u $U --no-pager -o cat > $R/journal-two
+save
 
 # an agent's user reads the stream
 mkfifo /tmp/stdin; sleep 1000 > /tmp/stdin & holder=$!
