@@ -28,6 +28,7 @@ from supervisor.config.model import Config, ProgramConfig
 from supervisor.kernel import cgroup_hierarchy, identities, loader, reading
 from supervisor.kernel.plans import Preference
 from supervisor.loop import Loop
+from supervisor.namer import Namer
 from supervisor.pipeline import table
 from supervisor.reload import SPARE_GROUPS, Plan, Reread
 from supervisor.runtime_dir import SAMPLES_SOCKET, RuntimeDir
@@ -110,6 +111,13 @@ class Arbiter:
         self.hierarchy = cgroup_hierarchy.find() if self._made.cgroups else None
         self._identities_fd = storage.create_slots(self._slots)
         self._cgroups_fd = storage.create_cgroups()
+        self._namer = Namer(
+            self.loop,
+            options.account,
+            self._cgroups_fd,
+            self._config.supervision.loglevel,
+            Path(os.environ.get("NETDATA_HOST_PREFIX") or "/"),
+        )
         account_of_readers = dataclasses.replace(options.account, capability=found.capability)
         self.template = TemplateUnit(
             self.loop,
@@ -241,6 +249,7 @@ class Arbiter:
             unit.unload()
         for program in self.units:
             close_storage(program.storage)
+        self._namer.close()
         self._sweeper.finish()
         for removed in kprobe_events.clean(kprobe_events.tag(self._runtime_dir.path)):
             log.info("removed %s", removed)
@@ -453,6 +462,7 @@ class Arbiter:
         if not self.ending:
             for unit in self.units:
                 unit.look_at_parts()
+            self._namer.look()
         if self._config.internal_charts and now_s >= self._facts_due_s:
             self._facts_due_s = now_s + boards.FACTS_EVERY_S / 2
             self._post_facts()

@@ -7,10 +7,10 @@ systemd does not gather the host. Pid 2 is like any, so a word for kthreadd gath
 apps.plugin works from scans of /proc. Both agree about real processes, but for what follows from scans:
 
 * In its first scan, and in no other, a process without a group is counted in that of a child, and so are its
-  other children. Later everybody has a group already, if only `other`. Here a group never rises, so that a new
-  start changes no group, and every event belongs to the process that made it.
-* A process that takes a name that no word matches keeps there what it had. So it depends on when it was looked
-  at: between fork and exec a child of systemd is called systemd. Here only what it is called now counts.
+  other children. Later everybody has a group already, if only `other`. Here a group never rises, so that a
+  new start changes no group, and every event belongs to the process that made it.
+* A process that takes a name that no word matches keeps there what it had. So it depends on when it was
+  looked at: between fork and exec a child of systemd is called systemd. Here only its name now counts.
 * A process whose parent has ended keeps the group it had from that parent and hands it on. There it does too,
   if it was seen before its parent ended.
 """
