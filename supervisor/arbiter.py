@@ -1,5 +1,6 @@
 """The arbiter: it owns what must outlive a crash, watches over every unit, and ends everything in order."""
 
+import collections
 import contextlib
 import dataclasses
 import gc
@@ -25,13 +26,15 @@ from supervisor.commands import Commands
 from supervisor.config import difference
 from supervisor.config.difference import Effect
 from supervisor.config.model import Config, ProgramConfig
+from supervisor.errors import AlreadyRunning
 from supervisor.kernel import cgroup_hierarchy, identities, loader, reading
 from supervisor.kernel.plans import Preference
 from supervisor.loop import Loop
 from supervisor.namer import Namer
+from supervisor.notify import Notifier
 from supervisor.pipeline import table
 from supervisor.reload import SPARE_GROUPS, Plan, Reread
-from supervisor.runtime_dir import SAMPLES_SOCKET, RuntimeDir
+from supervisor.runtime_dir import CONTROL, SAMPLES, SAMPLES_SOCKET, RuntimeDir
 from supervisor.spawn import Account
 from supervisor.states import HAS_PROCESS, State
 from supervisor.top.offer import Offer, Offered
@@ -50,6 +53,8 @@ from supervisor.units import (
 from workers import base
 from workers.declaration import Program
 
+# How often systemd is told how it goes, while nothing else is to be told.
+_SUMMARY_S: Final = 10.0
 # How often the arbiter looks after what tells it nothing by itself.
 _ROUND_S: Final = 1.0
 # How often is looked whether what was told to stop has stopped.
@@ -63,7 +68,8 @@ class Options:
     """How to run.
 
     reread: gives the configuration as the files say it now. attach: a family of plans, or auto. stream_fd:
-    where frames go. last_frame: stop after so many, 0 = go on.
+    where frames go; when it serves, the socket that readers connect to. last_frame: stop after so many, 0 =
+    go on.
     """
 
     config: Config
@@ -72,6 +78,7 @@ class Options:
     attach: str
     stream_fd: int
     last_frame: int
+    serves: bool = False
 
 
 Done = Callable[[Plan, Sequence[Unit]], None]
@@ -90,6 +97,7 @@ class Arbiter:
         self._exit_status = 0
         self._follows_core = False
         self._facts_due_s = 0.0
+        self._summary_due_s = 0.0
         self._previous_round_s = time.monotonic()
         self._commands = Commands(self)
         self._lifeline, theirs = socket.socketpair()
@@ -105,6 +113,7 @@ class Arbiter:
         self._events: list[tuple[float, int]] = [(time.monotonic(), 0)] * len(configured)
         self._rates = [0.0] * len(configured)
         self._slots = identities.whole_pages(self._made.slots)
+        self._notifier = Notifier(os.environ, self._every_s)
         found, complaint = reading.find(self._config.map_reading, options.account)
         if complaint:
             log.warning("[supervisor] %s", complaint)
@@ -173,17 +182,18 @@ class Arbiter:
 
     def run(self) -> int:
         """Runs until it is told to stop, its reader goes, or nothing can be collected; the exit status."""
-        widen(self._options.stream_fd)
-        server = control.Server(self._runtime_dir.control, self.loop, self._commands.handlers())
+        if not self._options.serves:
+            widen(self._options.stream_fd)
+            self._watch_stdin()
+        self._server = control.Server(self._runtime_dir.control, self.loop, self._commands.handlers())
         self._watch_signals()
-        self._watch_stdin()
         try:
             self._start_all()
             self.loop.after(_ROUND_S, self._round)
             self.loop.run()
         finally:
             self._release()
-            server.close()  # who asked for the end hears of it by this
+            self._server.close()  # who asked for the end hears of it by this
             self.loop.close()
         return self._exit_status
 
@@ -224,6 +234,7 @@ class Arbiter:
         if self.ending:
             return
         log.info("stopping: %s", why)
+        self._notifier.stopping()
         self.ending, self._exit_status = True, exit_status
         self._sweeper.rest()  # the end clears all away together
         # A last sample is worth a worker's while only if somebody is there to take it.
@@ -251,8 +262,12 @@ class Arbiter:
             close_storage(program.storage)
         self._namer.close()
         self._sweeper.finish()
-        for removed in kprobe_events.clean(kprobe_events.tag(self._runtime_dir.path)):
-            log.info("removed %s", removed)
+        try:
+            for removed in kprobe_events.clean(kprobe_events.tag(self._runtime_dir.path)):
+                log.info("removed %s", removed)
+        except OSError as error:
+            told = "lines of kprobe_events may be left: %s; `ebpf-supervisor cleanup` removes them"
+            log.warning(told, error.strerror)
 
     # ---- what units need
 
@@ -297,6 +312,7 @@ class Arbiter:
             self.hierarchy.mount_point if self.hierarchy else None,
             self.hierarchy.root if self.hierarchy else "/",
             self._options.stream_fd,
+            self._options.serves,
             Path(SAMPLES_SOCKET),
             self._every_s,
             self._config.modern_charts,
@@ -370,17 +386,8 @@ class Arbiter:
         for unit in stopped:
             if Effect.STOPS not in plan.effects(unit.name):
                 unit.start()
-        again = [unit for unit in others if unit.state is not State.STOPPED]
-        for unit in again:
-            unit.stop()
-        self._when_stopped(again, lambda: self._start_others(plan, again, done))
-
-    def _start_others(self, plan: Plan, units: Sequence[Unit], done: Done) -> None:
-        if self.ending:
-            return
-        for unit in units:
-            unit.start()
-        done(plan, [*(unit for unit in self.units if plan.effects(unit.name)), *units])
+        concerned = [*(unit for unit in self.units if plan.effects(unit.name)), *others]
+        self._restart(others, lambda: done(plan, concerned))
 
     def _when_stopped(self, units: Sequence[Unit], call: Callable[[], None]) -> None:
         if any(unit.state is State.STOPPING for unit in units):
@@ -404,9 +411,12 @@ class Arbiter:
         lost = all(unit.state in (State.UNAVAILABLE, State.FATAL) and not unit.waits for unit in enabled)
         if lost and not self.frames() and not self.ending:
             log.error("nothing can be collected on this kernel; `ebpf-supervisor check` says why")
-            if not reader_gone(self._options.stream_fd):
+            if not self._options.serves and not self._reader_gone():
                 os.write(self._options.stream_fd, DISABLE)
             self.end("nothing can be collected", exit_status=1)
+
+    def _reader_gone(self) -> bool:
+        return not self._options.serves and reader_gone(self._options.stream_fd)
 
     def _on_aggregator_done(self) -> None:
         self.end("the stream is at its end")
@@ -452,17 +462,26 @@ class Arbiter:
             self.end("the agent has closed our stdin" if not data else "the agent said QUIT")
 
     def _round(self) -> None:
-        """Once a second: the reader, the hung, the rates."""
+        """Once a second. What cannot be looked at for want of descriptors or memory can be later."""
         self.loop.after(_ROUND_S, self._round)
+        try:
+            self._look_around()
+        except OSError as error:
+            log.warning("cannot look after everything now: %s", error.strerror or error)
+
+    def _look_around(self) -> None:
+        """The reader, the hung, the rates."""
         now_s = time.monotonic()
         late = now_s - self._previous_round_s > 2 * _ROUND_S
         self._previous_round_s = now_s
-        if reader_gone(self._options.stream_fd):
+        if self._reader_gone():
             self.end("nobody reads the stream any more")
         if not self.ending:
             for unit in self.units:
                 unit.look_at_parts()
             self._namer.look()
+            self._look_at_runtime_dir()
+            self._notify(now_s)
         if self._config.internal_charts and now_s >= self._facts_due_s:
             self._facts_due_s = now_s + boards.FACTS_EVERY_S / 2
             self._post_facts()
@@ -474,6 +493,68 @@ class Arbiter:
             if counted != before or now_s - at_s > self._config.update_every_s + _ROUND_S:
                 self._rates[number] = max(0, counted - before) / (now_s - at_s)
                 self._events[number] = (now_s, counted)
+
+    def _look_at_runtime_dir(self) -> None:
+        """What somebody has removed of it is made anew, and whoever needs it is shown the new one."""
+        gone = self._runtime_dir.missing()
+        if self.aggregator.state is not State.RUNNING:
+            gone -= {SAMPLES_SOCKET}  # it may be about to make it
+        if not gone:
+            return
+        log.warning("removed from %s: %s; made anew", self._runtime_dir.path, ", ".join(sorted(gone)))
+        try:
+            self._runtime_dir.restore(gone, self._options.account)
+            if CONTROL in gone:
+                self._server.bind_again()
+        except AlreadyRunning as error:
+            self.end(f"its runtime directory was removed, and taken by another one: {error}", exit_status=1)
+            return
+        except OSError as error:
+            log.error("%s: cannot be made anew: %s", self._runtime_dir.path, error.strerror)
+            return
+        if SAMPLES in gone:
+            # Their working directory is the folder that is gone: none of them finds the new socket.
+            self._restart([self.template, self.aggregator], self._renew_workers)
+        elif SAMPLES_SOCKET in gone:
+            self._restart([self.aggregator], lambda: None)
+
+    def _restart(self, units: Sequence[Unit], then: Callable[[], None]) -> None:
+        """Stops those that run, starts them again, and goes on."""
+        again = [unit for unit in units if unit.state is not State.STOPPED]
+        for unit in again:
+            # The template holds nothing, and waits for SIGTERM no more than its copies before they begin.
+            unit.stop(signal.SIGKILL if unit is self.template else signal.SIGTERM)
+
+        def start() -> None:
+            if not self.ending:
+                for unit in again:
+                    unit.start()
+                then()
+
+        self._when_stopped(again, start)
+
+    def _renew_workers(self) -> None:
+        for unit in self.units:
+            unit.renew_worker()
+
+    def _notify(self, now_s: float) -> None:
+        """Tells systemd how it goes: ready once there is a frame, or nothing is left to wait for."""
+        enabled = [unit for unit in self.units if unit.config.enabled]
+        under_way = (State.STARTING, State.BACKOFF, State.STOPPED)
+        if self.frames() or not any(unit.state in under_way for unit in enabled):
+            self._notifier.ready(self._summary(enabled))
+        if now_s >= self._summary_due_s:
+            self._summary_due_s = now_s + _SUMMARY_S
+            self._notifier.status(self._summary(enabled))
+        self._notifier.feed(int(self._board.progress[boards.CYCLE_NS]), now_s)
+
+    def _summary(self, enabled: list[ProgramUnit]) -> str:
+        states = collections.Counter(unit.state for unit in enabled)
+        counted = ", ".join(
+            f"{number} {state.value}"
+            for state, number in sorted(states.items(), key=lambda item: item[0] is not State.RUNNING)
+        )
+        return f"{len(enabled)} programs: {counted}; {sum(self._rates):.0f} events/s"
 
     def _post_facts(self) -> None:
         """What the charts about ourselves show, and the aggregator cannot know."""

@@ -25,6 +25,7 @@ _REQUEST_BYTES: Final = 4096
 _ANSWER_BYTES: Final = 1 << 20
 _CLIENTS: Final = 32
 _CLIENT_S: Final = 120.0
+_PAUSE_S: Final = 0.1
 _OPEN_TO_GROUP: Final = frozenset({"status"})
 _CREDENTIALS: Final = struct.Struct("3i")
 
@@ -133,9 +134,15 @@ class Server:
     """Listens, checks who it is and what is asked, and calls the command's handler."""
 
     def __init__(self, path: Path, loop: Loop, handlers: Mapping[str, Handler]) -> None:
+        self._path = path
         self._loop = loop
         self._handlers = handlers
         self._clients: dict[Client, None] = {}
+        self._bind()
+
+    def _bind(self) -> None:
+        path = self._path
+        self._pausing = False
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.setblocking(False)
         # Nobody may connect between bind and chown.
@@ -149,12 +156,38 @@ class Server:
             os.chown(path, 0, group_id)
             path.chmod(0o660)
         self._socket.listen(_CLIENTS)
-        loop.watch(self._socket.fileno(), self._accept)
+        self._listen()
+
+    def _listen(self) -> None:
+        self._loop.watch(self._socket.fileno(), self._accept)
+
+    def _go_on_listening(self) -> None:
+        if self._pausing:
+            self._pausing = False
+            self._listen()
+
+    def bind_again(self) -> None:
+        """Somebody has removed the socket. Who is connected stays so. Raises OSError."""
+        self._stop_listening()
+        self._bind()
+
+    def _stop_listening(self) -> None:
+        if not self._pausing:
+            self._loop.unwatch(self._socket.fileno())
+        self._pausing = False
+        self._socket.close()
 
     def _accept(self) -> None:
         try:
             connection, _ = self._socket.accept()
+        except BlockingIOError:
+            return
         except OSError:
+            # Without a descriptor for it the client stays in the queue, and the socket readable: asking again
+            # at once would take all of a processor.
+            self._pausing = True
+            self._loop.unwatch(self._socket.fileno())
+            self._loop.after(_PAUSE_S, self._go_on_listening)
             return
         client = Client(connection, self._loop, lambda gone: self._clients.pop(gone, None))
         self._clients[client] = None
@@ -198,8 +231,7 @@ class Server:
     def close(self) -> None:
         for client in list(self._clients):
             client.close()
-        self._loop.unwatch(self._socket.fileno())
-        self._socket.close()
+        self._stop_listening()
 
 
 def _group_id() -> int | None:

@@ -58,9 +58,18 @@ def removal(line: str) -> str:
 def add(event: str, symbol: str, *, at_return: bool, at_once: int, tracefs: Path = namespace.TRACEFS) -> int:
     """Writes a line, and gives the number that the kernel has for its event. Raises OSError."""
     kind = (f"r{at_once}" if at_once else "r") if at_return else "p"
-    with (tracefs / EVENTS).open("a") as file:
-        file.write(f"{kind}:{_GROUP}/{event} {symbol}\n")
+    _tell(f"{kind}:{_GROUP}/{event} {symbol}", tracefs / EVENTS)
     return int((tracefs / "events" / _GROUP / event / "id").read_text())
+
+
+def _tell(command: str, events: Path) -> None:
+    """One command for the kernel. Opened to be cut short (O_TRUNC), the file would lose everybody's lines;
+    and Python's own mode for adding to it asks where it ends, which the kernel does not say (EINVAL)."""
+    fd = os.open(events, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+    try:
+        os.write(fd, f"{command}\n".encode())
+    finally:
+        os.close(fd)
 
 
 def drop(event: str, tracefs: Path = namespace.TRACEFS) -> None:
@@ -85,8 +94,7 @@ def _remove(command: str, events: Path) -> str:
     deadline_s = time.monotonic() + _PATIENCE_S
     while True:
         try:
-            with events.open("a") as file:
-                file.write(command + "\n")
+            _tell(command, events)
             return ""
         except FileNotFoundError:
             return ""  # somebody else was faster

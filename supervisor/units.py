@@ -249,7 +249,11 @@ class LoadingUnit(Unit):
             self.house.sweeper.sweep(self._mark)
             self.failed(f"the loader ended with {how}" if how else "the loader ended without a word")
         else:
-            self._take(loaded)
+            try:
+                self._take(loaded)
+            except OSError as error:  # no descriptor to look at them with
+                self.unload()
+                self.failed(f"its kernel objects cannot be taken over: {error.strerror}")
 
     def _take(self, loaded: Loaded) -> None:
         for hook in loaded.hooks:
@@ -516,7 +520,10 @@ class ProgramUnit(LoadingUnit):
     def core_is_ready(self) -> None:
         """Goes on with a start that waited."""
         if self.state is State.STARTING and self.child is None:
-            self.launch()
+            try:
+                self.launch()
+            except OSError as error:
+                self.failed(f"cannot be started: {error.strerror}")
 
     def request(self) -> loader.Request:
         shared: dict[str, KernelMap] = dict(self.loaded.maps) if self.loaded else {}
@@ -593,7 +600,6 @@ class ProgramUnit(LoadingUnit):
 
     def unavailable(self, why: str) -> None:
         self.unload()
-        self._attached(self.number, 0)
         super().unavailable(why)
 
     def columns(self) -> frozenset[int]:
@@ -618,9 +624,9 @@ class ProgramUnit(LoadingUnit):
             hooks=frozenset(hook.hook for hook in self.hooks if hook.attached),
             maps=self._worker_maps(),
             table_fd=self.storage.table_fd,
-            table_shape=self.storage.table_shape,
+            table_layout=self.storage.table_shape.layout(),
             ledger_fd=self.storage.ledger_fd,
-            ledger_shape=self.storage.ledger_shape,
+            ledger_layout=self.storage.ledger_shape.layout(self.storage.table_shape.block_bytes),
             samples_path=runtime_dir.SAMPLES_SOCKET,
             update_every_s=self.config.update_every_s,
             ready_fd=theirs.fileno(),
@@ -659,7 +665,6 @@ class ProgramUnit(LoadingUnit):
             self.house.loop.after(0, self.start)
         else:
             self.unload()
-            self._attached(self.number, 0)
 
     def unload(self) -> None:
         for part in self._parts.values():
@@ -667,6 +672,7 @@ class ProgramUnit(LoadingUnit):
                 self.let_go(part)
         self._parts.clear()
         super().unload()
+        self._attached(self.number, 0)
 
 
 class AggregatorUnit(Unit):

@@ -42,9 +42,9 @@ class Assignment(NamedTuple):
     hooks: frozenset[str]
     maps: Mapping[str, KernelMap]
     table_fd: int
-    table_shape: table.Shape
+    table_layout: table.Layout
     ledger_fd: int
-    ledger_shape: ledger.Shape
+    ledger_layout: ledger.Layout
     samples_path: str
     update_every_s: int
     ready_fd: int
@@ -62,9 +62,9 @@ class Assignment(NamedTuple):
             hooks,
             maps,
             _,
-            table_shape,
+            table_layout,
             _,
-            ledger_shape,
+            ledger_layout,
             path,
             every_s,
             _,
@@ -73,7 +73,7 @@ class Assignment(NamedTuple):
         packed: bytes = msgpack.packb(
             [
                 *(program.name, generation, list(columns), list(hooks), infos),
-                *(table_shape, ledger_shape, path, every_s),
+                *(table_layout, ledger_layout, path, every_s),
             ]
         )
         return packed
@@ -81,7 +81,7 @@ class Assignment(NamedTuple):
 
 def from_message(message: bytes, descriptors: Sequence[int], programs: Mapping[str, Program]) -> Assignment:
     """The assignment as the worker has it, with descriptors of its own."""
-    name, generation, columns, hooks, infos, table_shape, ledger_shape, path, every_s = msgpack.unpackb(
+    name, generation, columns, hooks, infos, table_layout, ledger_layout, path, every_s = msgpack.unpackb(
         message
     )
     table_fd, ledger_fd, ready_fd, *map_fds = descriptors
@@ -92,9 +92,9 @@ def from_message(message: bytes, descriptors: Sequence[int], programs: Mapping[s
         frozenset(hooks),
         {info[0]: KernelMap(MapInfo(*info[1:]), fd) for info, fd in zip(infos, map_fds, strict=True)},
         table_fd,
-        table.Shape(*table_shape),
+        table.Layout(*table_layout),
         ledger_fd,
-        ledger.Shape(*ledger_shape),
+        ledger.Layout(*ledger_layout),
         path,
         every_s,
         ready_fd,
@@ -147,9 +147,9 @@ def warm_up() -> None:
         hooks=frozenset(),
         maps={"rows": KernelMap(info, rows_fd), USED_PAGES: KernelMap(used_info, used_fd)},
         table_fd=table_fd,
-        table_shape=table_shape,
+        table_layout=table_shape.layout(),
         ledger_fd=ledger_fd,
-        ledger_shape=ledger_shape,
+        ledger_layout=ledger_shape.layout(table_shape.block_bytes),
         samples_path="",
         update_every_s=1,
         ready_fd=-1,
@@ -173,10 +173,9 @@ class _Worker:
     def __init__(self, assignment: Assignment, send: Callable[[bytes], bool]) -> None:
         self._given = assignment
         self._program = assignment.program
-        self._table = table.Writer(assignment.table_fd, assignment.table_shape)
-        block_bytes = assignment.table_shape.block_bytes
-        self._baseline = ledger.Baseline(assignment.ledger_fd, assignment.ledger_shape, block_bytes)
-        self._rows_bytes = assignment.ledger_shape.rows * assignment.ledger_shape.words * WORD_BYTES
+        self._table = table.Writer(assignment.table_fd, assignment.table_layout)
+        self._baseline = ledger.Baseline(assignment.ledger_fd, assignment.ledger_layout)
+        self._rows_bytes = assignment.ledger_layout.rows_bytes
         self._columns = tuple(sorted(assignment.columns))
         self._send = send
 

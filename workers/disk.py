@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 
+from supervisor import linux
 from supervisor.kernel.maps import Maps, Words
 from supervisor.kernel.plans import Hook, Plan, raw_tracepoint_plan, tracepoint_plan
 from workers.declaration import LABELS, Program, histogram
@@ -71,9 +72,8 @@ def _name(number: str) -> str:
     size (sysfs(5)). The kernel's name may hold "!" where the device file has "/"."""
     folder = f"/sys/dev/block/{number}"
     try:
-        with open(f"{folder}/size", encoding="ascii") as file:
-            sectors = int(file.read())
-        return os.path.basename(os.readlink(folder)) if sectors else ""
+        sectors = int(linux.read_small(f"{folder}/size"))
+        return os.readlink(folder).rpartition("/")[2] if sectors else ""
     except FileNotFoundError:
         return ""
 

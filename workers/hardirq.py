@@ -1,9 +1,9 @@
 """hardirq: time spent in hard interrupts, by vector of the processor and by interrupt of a device."""
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Final
 
+from supervisor import linux
 from supervisor.kernel.maps import WORD_BYTES, Maps
 from supervisor.kernel.plans import Hook, Plan, Target
 from workers.declaration import Column, Program
@@ -70,7 +70,7 @@ def _devices(numbers: list[int]) -> Iterator[tuple[int, str]]:
 def actions(irq: int) -> str:
     """Names of the handlers of an interrupt, "" where it has none now (sysfs, kernel 4.9 on)."""
     try:
-        return Path(_ACTIONS.format(irq)).read_text().strip()
+        return linux.read_small(_ACTIONS.format(irq)).decode().strip()
     except FileNotFoundError:
         return ""
 

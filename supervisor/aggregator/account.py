@@ -6,7 +6,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from supervisor.aggregator.ledger import Ledger
+from supervisor.aggregator.ledger import Ledger, runs
 from supervisor.aggregator.storage import HOST, Storage
 from supervisor.aggregator.table_reader import Reader
 from supervisor.kernel.arrays import U32Array, U64Array
@@ -112,7 +112,7 @@ class Account:
         order = np.argsort(entity, kind="stable")
         order = order[np.searchsorted(entity[order], 0) :]
         entity, places = entity[order], order % len(numbers)
-        first = np.flatnonzero(np.diff(entity, prepend=-1))
+        first = runs(entity)
         changed = np.concatenate(([HOST], entity[first])).astype(np.uint32)
         if not len(first):
             return changed, host

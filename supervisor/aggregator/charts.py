@@ -87,6 +87,7 @@ class _Sums:
     momentary: tuple[tuple[str, IndexArray], ...] = ()
 
 
+_NEVER: Final = -1  # a version that no ledger has
 _NO_INDEX: Final[IndexArray] = np.zeros(0, np.int_)
 _NO_NUMBER: Final[U64Array] = np.zeros(0, np.uint64)
 _NO_SUMS: Final = _Sums(_NO_INDEX, _NO_INDEX, _NO_INDEX, _NO_NUMBER, _NO_NUMBER)
@@ -156,6 +157,8 @@ class ChartWriter:
         self._steps: dict[str, int] = {}
         self._given_by: tuple[tuple[int, ...], tuple[str, ...]] = ((), ())
         self._given_names: frozenset[str] = frozenset()
+        self._version, self._settled = _NEVER, False
+        self._texts: list[bytes] = []
         # What ratios are of: the totals of the last frame.
         self._before: U64Array = account.ledger.totals[: None if self._program.ratios else 0].copy()
 
@@ -214,6 +217,11 @@ class ChartWriter:
 
     def _write(self, frame: Frame, groups: Sequence[Groups], given: frozenset[str]) -> None:
         self._renew(groups, given)
+        version = self._account.ledger.version
+        if version == self._version and not self._sums.momentary:
+            for text in self._texts:
+                frame.add(text)
+            return
         values = self._values()
         begin = 0
         for shown in self._shown:
@@ -222,6 +230,10 @@ class ChartWriter:
             end = begin + len(shown.sums.entity)
             shown.write(frame, values[begin:end])
             begin = end
+        # Once all of it has stood in a frame, the same totals make the same text.
+        settled = self._settled and all(shown.known for shown in self._shown)
+        self._version = version if settled else _NEVER
+        self._texts = [shown.text for shown in self._shown if shown.values]
 
     def _renew(self, groups: Sequence[Groups], given: frozenset[str]) -> None:
         """Prepares those charts anew whose groups or dimensions are others now."""
@@ -231,6 +243,7 @@ class ChartWriter:
                 self._shown[number] = self._prepare(number, now, given, shown)
                 changed = True
         if changed:
+            self._version = _NEVER
             self._sums = _joined([shown.sums for shown in self._shown])
             entities = {group.entity for shown in self._shown for group in shown.groups}
             self._entities = np.array(sorted(entities), np.int_)
@@ -311,11 +324,14 @@ class ChartWriter:
     def _values(self) -> list[int]:
         """Of all charts, in the order in which they are sent."""
         sums = self._sums
+        self._settled = True
         if not len(sums.entity):
             return []
         summands = self._account.ledger.totals.reshape(-1)[sums.index]
         values: U64Array = np.add.reduceat(summands, sums.starts) * sums.times // sums.over
-        values[self._appear(sums.entity)] = 0
+        appear = self._appear(sums.entity)
+        values[appear] = 0
+        self._settled = not appear.any()
         for name, which in sums.momentary:
             values[which] = self._momentary(sums.entity[which], name)
         numbers: list[int] = values.tolist()

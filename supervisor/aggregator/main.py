@@ -26,6 +26,7 @@ from supervisor.aggregator.groups import AppCharts, CgroupCharts
 from supervisor.aggregator.identities import Identities
 from supervisor.aggregator.internal import Facts, InternalCharts
 from supervisor.aggregator.output import Output, ReaderGone
+from supervisor.aggregator.readers import Readers
 from supervisor.aggregator.storage import FIRST_GROUP, HOST, NOBODY, Storage
 from supervisor.aggregator.stream import Frame
 from supervisor.kernel.identities import SETTLED_NS
@@ -71,8 +72,9 @@ class Assignment:
 
     group_places: how many groups there can ever be. identity_maps: those of the core program that are read
     here, empty when nothing is counted by process. cgroups_folder: where cgroups are mounted; cgroups_root:
-    the cgroup that is seen there. modern: the naming of charts. agent: the agent's version. internal_charts:
-    whether charts of the plugin itself are wanted. last_frame: number of the frame to stop after, 0 = go on.
+    the cgroup that is seen there. serves: stream_fd is a socket that readers connect to. modern: the naming
+    of charts. agent: the agent's version. internal_charts: whether charts of the plugin itself are wanted.
+    last_frame: number of the frame to stop after, 0 = go on.
     """
 
     duties: tuple[Duty, ...]
@@ -85,6 +87,7 @@ class Assignment:
     cgroups_folder: Path | None
     cgroups_root: str
     stream_fd: int
+    serves: bool
     samples_path: Path
     update_every_s: int
     modern: bool
@@ -122,6 +125,7 @@ def run(assignment: Assignment) -> int:
                 if hung_up(assignment.lifeline):
                     return STOPPED
                 if aggregator.cycle(stop):
+                    aggregator.finish()
                     return DONE
         except ReaderGone:
             return DONE
@@ -144,7 +148,7 @@ class _Aggregator:
         self._given = given
         self._receiver = receiver
         self._board = boards.Board(given.board_fd, len(given.duties))
-        self._output = Output(given.stream_fd)
+        self._output = Readers(given.stream_fd) if given.serves else Output(given.stream_fd)
         self._accounts = [
             Account(duty.program, duty.storage, int(self._board.taken[n]), int(self._board.lost[n]))
             for n, duty in enumerate(given.duties)
@@ -200,6 +204,10 @@ class _Aggregator:
         self.commit()
         return self._write_frame()
 
+    def finish(self) -> None:
+        """The last frame has been made: readers get a moment to take it."""
+        self._output.go_on(_LATE_MOST_S)
+
     def commit(self) -> None:
         """Takes what has come in, and tells the kernel up to when everything is taken."""
         self._drain()
@@ -215,7 +223,7 @@ class _Aggregator:
             writer.withdraw_some(frame, [scope for scope, bit in boards.LEAVING.items() if leaving & bit])
         patience_s = self._patience_s()
         if frame.blocks and (not self._under_way or self._output.go_on(patience_s)):
-            self._output.write(frame.blocks, patience_s)
+            self._output.send(frame, patience_s)
 
     def _take_pending(self) -> None:
         groupings: list[IndexArray] = []
@@ -237,9 +245,7 @@ class _Aggregator:
     def _wait_until(self, due_ns: int, stop: StopFlag) -> None:
         """Until the tick begins; samples that come early are taken in."""
         while not stop and (left_ns := due_ns - time.monotonic_ns()) > 0:
-            if self._receiver.wait(left_ns / _NS):
-                self._drain()
-            elif hung_up(self._given.lifeline):
+            if not self._wait(left_ns / _NS):
                 return
 
     def _gather(self, tick: int, stop: StopFlag) -> None:
@@ -251,10 +257,19 @@ class _Aggregator:
             time.sleep(_TOGETHER_S)
             self._drain()
         while not stop and (left_ns := deadline_ns - time.monotonic_ns()) > 0 and self._missing(now_s):
-            if self._receiver.wait(left_ns / _NS):
-                self._drain()
-            elif hung_up(self._given.lifeline):
+            if not self._wait(left_ns / _NS):
                 return
+
+    def _wait(self, timeout_s: float) -> bool:
+        """For samples, which are taken in, and for room at readers; False when the supervisor is gone."""
+        blocked = self._output.blocked()
+        if self._receiver.wait(timeout_s, blocked):
+            self._drain()
+        elif hung_up(self._given.lifeline):
+            return False
+        if blocked:
+            self._output.go_on()
+        return True
 
     def _patience_s(self) -> float:
         return min(_LATE_MOST_S, _LATE_SHARE * self._given.update_every_s)
@@ -310,7 +325,7 @@ class _Aggregator:
             frame, said = self._make_frame()
             if not frame.blocks:
                 return False
-            written = self._output.write(frame.blocks, patience_s)
+            written = self._output.send(frame, patience_s)
             self._under_way = said if self._output.under_way else None
             if written or self._under_way:
                 for account, _ in said.fresh:
@@ -339,7 +354,9 @@ class _Aggregator:
                 fresh.append((account, writer))
         for number, counters in enumerate(self._conservation.look()):
             self._board.apart[number] = counters
-        about_us = self._given.internal_charts and bool(fresh) and time.monotonic() >= self._facts_due_s
+        # Not before the supervisor has posted its own part: what then came would show as a jump.
+        due = time.monotonic() >= self._facts_due_s and self._board.progress[boards.CPU_MS] > 0
+        about_us = self._given.internal_charts and bool(fresh) and due
         if about_us:
             self._internal.write(frame, self._facts())
         return frame, _Said(tuple(fresh), gone, about_us)

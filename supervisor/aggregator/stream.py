@@ -19,7 +19,7 @@ _INT64_MASK: Final = (1 << 63) - 1
 DISABLE: Final = b"DISABLE\n"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class DimensionLine:
     id: str
     name: str
@@ -27,7 +27,7 @@ class DimensionLine:
     multiplier: int = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ChartLine:
     """One chart as the agent is told of it; its id is `type.id`."""
 
@@ -149,16 +149,22 @@ def _cut(text: str, size: int) -> str:
 
 
 class Frame:
-    """The lines of one cycle, in blocks that each make sense alone."""
+    """The lines of one cycle, in blocks that each make sense alone.
+
+    changes: the charts that it defines (True) and withdraws (False), in order.
+    """
 
     def __init__(self) -> None:
         self.blocks: list[bytes] = []
+        self.changes: list[tuple[ChartLine, bool]] = []
 
     def define(self, chart: ChartLine, gone: Iterable[DimensionLine] = ()) -> None:
         self.blocks.append(definition(chart, gone))
+        self.changes.append((chart, True))
 
     def withdraw(self, chart: ChartLine) -> None:
         self.blocks.append(withdrawal(chart))
+        self.changes.append((chart, False))
 
     def add(self, collection: bytes) -> None:
         self.blocks.append(collection)

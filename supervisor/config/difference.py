@@ -66,7 +66,7 @@ _OF_PROGRAM: Final = (
     ("load_mode", "ebpf load mode", Effect.LOADED),
     ("type_format", "ebpf type format", Effect.LOADED),
     ("co_re_tracing", "ebpf co-re tracing", Effect.LOADED),
-    ("maps_per_core", "maps per core", Effect.LOADED),
+    ("maps_per_core", "maps per core", Effect.RESTART),  # tables are made at the start, as large as it says
     ("collect_pid", "collect pid", Effect.LOADED),
     ("update_every_s", "update every", Effect.SAMPLED),
     ("apps", "apps", Effect.SHOWN),
@@ -78,6 +78,7 @@ _OF_ALL: Final = (
     ("btf_path", "btf path", Effect.RESTART),
     ("map_reading", "map reading", Effect.RESTART),
     ("kprobe_attach", "kprobe attach", Effect.RESTART),
+    ("stream_group", "stream group", Effect.RESTART),
     ("modern_charts", "chart naming", Effect.SHOWN),
 )
 _SEPARATE_NAMES: Final = {True: "modern", False: "classic"}

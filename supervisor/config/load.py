@@ -135,6 +135,7 @@ def load(
         supervision=_supervision(main.settings),
         map_reading=cast(MapReading, main.settings.get(SUPERVISION, "map reading", str)),
         kprobe_attach=cast(KprobeAttach, main.settings.get(SUPERVISION, "kprobe attach", str)),
+        stream_group=main.settings.get(SUPERVISION, "stream group", str),
         apps_groups_path=apps_groups,
         modern_charts=_modern(main.settings, agent),
         agent_version=agent,

@@ -67,6 +67,7 @@ class Config:
     supervision: Supervision
     map_reading: MapReading
     kprobe_attach: KprobeAttach
+    stream_group: str  # who may read a served stream, besides root
     apps_groups_path: Path
     modern_charts: bool  # names of charts as in Netdata v1.44 and later
     agent_version: tuple[int, int]

@@ -312,6 +312,7 @@ MAIN: Final = FileOptions(
         ),
         Option(SUPERVISION, "map reading", MAP_READING, "auto", "how counters are read from the kernel"),
         Option(SUPERVISION, "kprobe attach", KPROBE_ATTACH, "auto", "how kprobes are attached"),
+        Option(SUPERVISION, "stream group", Text(), "netdata", "group that may read a served stream"),
         Option(SUPERVISION, "loglevel", LOG_LEVEL, "info", "least level that is logged"),
     ),
     _SERVICE_NAMES,

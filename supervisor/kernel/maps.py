@@ -42,13 +42,22 @@ _PAGED: Final = frozenset({"rows", "task"})
 WORD_BYTES: Final = 8
 
 
-def task_column(tasks: memoryview, member: str) -> list[int]:
-    """One member of each `struct task`."""
+def _place(member: str) -> tuple[Literal["H", "I", "Q"], int, int]:
+    """Its code, and where it is in an array of such integers: the first, and from one to the next."""
     code = cast(Literal["H", "I", "Q"], TASK_MEMBERS[member])
     before = itertools.takewhile(lambda name: name != member, TASK_MEMBERS)
     size_bytes = struct.calcsize(code)
     first = struct.calcsize("=" + "".join(TASK_MEMBERS[name] for name in before)) // size_bytes
-    column: list[int] = tasks.cast(code)[first :: TASK.size // size_bytes].tolist()
+    return code, first, TASK.size // size_bytes
+
+
+_TASK_COLUMNS: Final = {member: _place(member) for member in ("tgid", "exit_ns", "state")}
+
+
+def task_column(tasks: memoryview, member: str) -> list[int]:
+    """One member of each `struct task`."""
+    code, first, step = _TASK_COLUMNS[member]
+    column: list[int] = tasks.cast(code)[first::step].tolist()
     return column
 
 

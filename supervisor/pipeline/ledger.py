@@ -27,6 +27,12 @@ class Shape(NamedTuple):
     entities: int
     totals: int
 
+    def layout(self, block_bytes: int) -> "Layout":
+        """For the worker whose blocks are so large."""
+        at = dict(zip(self.fields(), memory.offsets(self.fields()), strict=True))
+        rows_bytes = self.rows * self.words * _WORD_BYTES
+        return Layout(memory.size_of(self.fields()), at["head"], at["baseline"], rows_bytes, block_bytes)
+
     def fields(self) -> dict[str, memory.Field]:
         return {
             "head": ("Q", (8,)),
@@ -42,6 +48,16 @@ class Shape(NamedTuple):
         }
 
 
+class Layout(NamedTuple):
+    """What a worker needs to know. head, baseline: where they are. rows_bytes: of all rows."""
+
+    size_bytes: int
+    head: int
+    baseline: int
+    rows_bytes: int
+    block_bytes: int
+
+
 def create(program: str, shape: Shape) -> int:
     return memory.create(f"ledger:{program}", memory.size_of(shape.fields()))
 
@@ -52,11 +68,11 @@ class Baseline:
     What the worker does not compare is never touched, because memory that nobody has touched takes none.
     """
 
-    def __init__(self, fd: int, shape: Shape, block_bytes: int) -> None:
-        self._mapped = memory.Mapped(fd, shape.fields(), writable=False)
-        self._head = self._mapped.at["head"]
-        self._address = self._mapped.address_of["baseline"]
-        self._block_bytes = block_bytes
+    def __init__(self, fd: int, layout: Layout) -> None:
+        size_bytes, head, baseline, _, self._block_bytes = layout
+        self._memory = linux.SharedMemory(fd, size_bytes, writable=False)
+        self._head = self._memory.bytes()[head : head + HEAD_WORDS * _WORD_BYTES].cast("Q")
+        self._address = self._memory.address + baseline
 
     def changed(self, generation: int, address: int, size_bytes: int) -> list[int]:
         """Numbers of the blocks whose rows are not those last taken; address, size_bytes: of the live rows,

@@ -38,17 +38,15 @@ def offsets(fields: Mapping[str, Field]) -> Iterator[int]:
 
 
 class Mapped:
-    """The fields of shared memory, without numpy: `at` has each as a flat memoryview, `address_of` where it
-    begins. They last as long as this."""
+    """The fields of shared memory, without numpy: `at` has each as a flat memoryview. They last as long as
+    this."""
 
     def __init__(self, fd: int, fields: Mapping[str, Field], *, writable: bool) -> None:
         self._memory = linux.SharedMemory(fd, size_of(fields), writable=writable)
         everything = self._memory.bytes()
         self.at: dict[str, memoryview] = {}
-        self.address_of: dict[str, int] = {}
         for (name, field), offset in zip(fields.items(), offsets(fields), strict=True):
             self.at[name] = everything[offset : offset + _bytes(field)].cast(field[0])
-            self.address_of[name] = self._memory.address + offset
 
 
 def _bytes(field: Field) -> int:

@@ -16,16 +16,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from supervisor import linux
 from supervisor.pipeline import memory
 
 _HEAD: Final = struct.Struct("<QQ")
 _SEQUENCE, _PUBLISHED_NS = 0, 1
 HOLDS, COUNT = 0, 1
 _WORD_BYTES: Final = 8
-# The C library copies no more than this by vectors, whose words are read whole: a counter that is being
-# added to is copied as it was before or after. A map's page has 256 rows.
-_BLOCK_BYTES: Final = 2048
+_NUMBER_BYTES: Final = 4
+# Smaller blocks would save copying, and take more looks. A map's page has 256 rows.
+_BLOCK_BYTES: Final = 16384
 _MOST_ROWS: Final = 256
+# So much the C library copies by vectors, whose words are read whole: a counter that is being added to is
+# copied as it was before or after.
+_PIECE_BYTES: Final = 2048
 
 
 class Shape(NamedTuple):
@@ -38,6 +42,12 @@ class Shape(NamedTuple):
     def block_bytes(self) -> int:
         return self.words * _WORD_BYTES
 
+    def layout(self) -> "Layout":
+        """For the worker."""
+        at = dict(zip(self.fields(), memory.offsets(self.fields()), strict=True))
+        halves = tuple((at[f"half{n}"], at[f"numbers{n}"], at[f"values{n}"]) for n in (0, 1))
+        return Layout(memory.size_of(self.fields()), self.blocks, self.block_bytes, at["head"], halves)
+
     def fields(self) -> dict[str, memory.Field]:
         half: dict[str, memory.Field] = {}
         for number in (0, 1):
@@ -45,6 +55,19 @@ class Shape(NamedTuple):
             half[f"numbers{number}"] = ("I", (self.blocks,))
             half[f"values{number}"] = ("Q", (self.blocks, self.words))
         return {"head": ("Q", (8,)), **half}
+
+
+class Layout(NamedTuple):
+    """Where all of it is, worked out: a worker would have the pages for that for itself.
+
+    halves: where each has its own head, the numbers and the values.
+    """
+
+    size_bytes: int
+    blocks: int
+    block_bytes: int
+    head: int
+    halves: tuple[tuple[int, int, int], ...]
 
 
 def shape_for(rows: int, row_words: int) -> Shape:
@@ -74,12 +97,19 @@ def heartbeat(fd: int) -> Heartbeat:
 class Writer:
     """The worker's side."""
 
-    def __init__(self, fd: int, shape: Shape) -> None:
-        self._mapped = memory.Mapped(fd, shape.fields(), writable=True)
-        self._block_bytes = shape.block_bytes
-        at = self._mapped.at
-        self._head = at["head"]
-        self._halves = [(at[f"half{n}"], at[f"numbers{n}"], at[f"values{n}"].cast("B")) for n in (0, 1)]
+    def __init__(self, fd: int, layout: Layout) -> None:
+        size_bytes, blocks, self._block_bytes, head, halves = layout
+        self._memory = linux.SharedMemory(fd, size_bytes, writable=True)
+        everything = self._memory.bytes()
+        self._head = everything[head : head + _HEAD.size].cast("Q")
+        self._halves = [
+            (
+                everything[half : half + _HEAD.size].cast("Q"),
+                everything[numbers : numbers + blocks * _NUMBER_BYTES].cast("I"),
+                everything[values : values + blocks * self._block_bytes],
+            )
+            for half, numbers, values in halves
+        ]
 
     @property
     def sequence(self) -> int:
@@ -92,10 +122,12 @@ class Writer:
         size = self._block_bytes
         half[HOLDS] = 0
         for place, number in enumerate(numbers):
-            block = live[number * size : (number + 1) * size]
-            begin = place * size
             listed[place] = number
-            values[begin : begin + len(block)] = block
+            source, moved = number * size, (place - number) * size
+            end = min(source + size, len(live))
+            for begin in range(source, end, _PIECE_BYTES):
+                piece_end = min(begin + _PIECE_BYTES, end)
+                values[begin + moved : piece_end + moved] = live[begin:piece_end]
         half[COUNT] = len(numbers)
         half[HOLDS] = sequence
         self._head[_PUBLISHED_NS] = time.monotonic_ns()

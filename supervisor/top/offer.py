@@ -2,8 +2,8 @@
 
     {"command": "top"} -> {"ok": true, "version": "…", "every_s": 1, "groups": ["web", …],
         "group_places": 300, "slots": 32768, "maps": [["task", entries, value_bytes, flags], …],
-        "programs": [{"name": "fd", "running": true, "shards": 1,
-                      "ledger": [rows, words, entities, totals]}, …]}
+        "programs": [{"name": "fd", "running": true, "ledger": [rows, words, entities, totals],
+                      "shards": 1}, …]}
     with the descriptors of each program's ledger, of the slots' groups, of the cgroups, and of the maps
 
 It is as large as the configuration is, whatever the number of processes. Without numpy, as all of the

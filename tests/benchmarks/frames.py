@@ -45,7 +45,7 @@ class _Work:
         self.writer = ChartWriter(
             self.account, [c for c in program.charts if shown(c.naming, True, _AGENT)], 1, True
         )
-        self._worker = table.Writer(kept.table_fd, kept.table_shape)
+        self._worker = table.Writer(kept.table_fd, kept.table_shape.layout())
         for fd in (kept.table_fd, kept.ledger_fd):
             os.close(fd)
         self._program = program

@@ -62,7 +62,7 @@ class Rig:
     def __init__(self, program: Program, charts: Sequence[Chart]) -> None:
         self.program, self.charts = program, charts
         self.storage = storage.create(program, ROWS, len(GROUPS), shards=1, cpus=1)
-        self.worker = table.Writer(self.storage.table_fd, self.storage.table_shape)
+        self.worker = table.Writer(self.storage.table_fd, self.storage.table_shape.layout())
         self.rows: U64Array = np.zeros((self.storage.ledger_shape.rows, len(program.columns)), np.uint64)
         self.entity_of_slot = np.array([-1, WEB, WEB, DB, OTHER, -1, -1, -1], np.int32)
         self.entity_of_slot[1:5] += 1

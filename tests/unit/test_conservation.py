@@ -35,7 +35,7 @@ def account() -> Iterator[Account]:
 def count(account: Account, kept: Storage, sequence: int, values: U64Array) -> None:
     """The rows' running values, taken by the aggregator."""
     blocks = range(kept.table_shape.blocks)
-    table.Writer(kept.table_fd, kept.table_shape).write(sequence, blocks, values.data.cast("B"))
+    table.Writer(kept.table_fd, kept.table_shape.layout()).write(sequence, blocks, values.data.cast("B"))
     account.announce(Sample("fd", 1, sequence, sequence, sequence, len(blocks), (0, 1), {}, {}, 0))
     group_of_slot = np.arange(ROWS, dtype=np.int32) % GROUPS
     group_of_slot[0] = NOBODY - FIRST_GROUP

@@ -91,8 +91,8 @@ class House:
     def __init__(self, knife: Knife) -> None:
         self.knife = knife
         self.storage = Storage(table.create("t", TABLE), TABLE, ledger.create("l", LEDGER), LEDGER)
-        self.worker = table.Writer(self.storage.table_fd, TABLE)
-        self.baseline = ledger.Baseline(self.storage.ledger_fd, LEDGER, TABLE.block_bytes)
+        self.worker = table.Writer(self.storage.table_fd, TABLE.layout())
+        self.baseline = ledger.Baseline(self.storage.ledger_fd, LEDGER.layout(TABLE.block_bytes))
         self.live: U64Array = np.zeros((ROWS, COLUMNS), np.uint64)
         self.counted: U64Array = np.zeros((ROWS, COLUMNS), np.uint64)
         self.generation = 1
@@ -350,7 +350,7 @@ def test_rows_that_no_process_ever_had_take_no_memory() -> None:
     fd = ledger.create("l", shape)
     live: U64Array = np.zeros((in_use, shape.words), np.uint64)
     live[5] = 7
-    taker, baseline = Ledger(fd, shape), ledger.Baseline(fd, shape, block_rows * 8 * shape.words)
+    taker, baseline = Ledger(fd, shape), ledger.Baseline(fd, shape.layout(block_rows * 8 * shape.words))
     taker.start_generation(1)
     for sequence in (1, 2):
         assert baseline.changed(1, live.ctypes.data, live.nbytes) == [0]
@@ -370,7 +370,7 @@ def test_a_change_in_any_row_is_found_however_far_behind_the_others(row: int) ->
     shape, block_rows = ledger.Shape(32_768, 2, entities=1, totals=2), 32
     fd = ledger.create("l", shape)
     live: U64Array = np.zeros((32_701, shape.words), np.uint64)
-    baseline = ledger.Baseline(fd, shape, block_rows * 8 * shape.words)
+    baseline = ledger.Baseline(fd, shape.layout(block_rows * 8 * shape.words))
     assert baseline.changed(0, live.ctypes.data, live.nbytes) == []
     live[row, 1] = 1
     assert baseline.changed(0, live.ctypes.data, live.nbytes) == [row // block_rows]
