@@ -30,6 +30,7 @@ from supervisor.errors import AlreadyRunning
 from supervisor.kernel import cgroup_hierarchy, identities, loader, reading
 from supervisor.kernel.plans import Preference
 from supervisor.loop import Loop
+from supervisor.namer import Namer
 from supervisor.notify import Notifier
 from supervisor.pipeline import table
 from supervisor.reload import SPARE_GROUPS, Plan, Reread
@@ -119,6 +120,13 @@ class Arbiter:
         self.hierarchy = cgroup_hierarchy.find() if self._made.cgroups else None
         self._identities_fd = storage.create_slots(self._slots)
         self._cgroups_fd = storage.create_cgroups()
+        self._namer = Namer(
+            self.loop,
+            options.account,
+            self._cgroups_fd,
+            self._config.supervision.loglevel,
+            Path(os.environ.get("NETDATA_HOST_PREFIX") or "/"),
+        )
         account_of_readers = dataclasses.replace(options.account, capability=found.capability)
         self.template = TemplateUnit(
             self.loop,
@@ -252,6 +260,7 @@ class Arbiter:
             unit.unload()
         for program in self.units:
             close_storage(program.storage)
+        self._namer.close()
         self._sweeper.finish()
         try:
             for removed in kprobe_events.clean(kprobe_events.tag(self._runtime_dir.path)):
@@ -470,6 +479,7 @@ class Arbiter:
         if not self.ending:
             for unit in self.units:
                 unit.look_at_parts()
+            self._namer.look()
             self._look_at_runtime_dir()
             self._notify(now_s)
         if self._config.internal_charts and now_s >= self._facts_due_s:
@@ -526,6 +536,7 @@ class Arbiter:
     def _renew_workers(self) -> None:
         for unit in self.units:
             unit.renew_worker()
+
     def _notify(self, now_s: float) -> None:
         """Tells systemd how it goes: ready once there is a frame, or nothing is left to wait for."""
         enabled = [unit for unit in self.units if unit.config.enabled]

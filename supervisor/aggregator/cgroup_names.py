@@ -42,7 +42,7 @@ _RENAMED: Final = SimplePattern(
 _HEX_ID: Final = r"(?P<hex>[0-9a-fA-F]{64}|[0-9a-fA-F]{12})(?![0-9a-fA-F])"
 # Tried in this order, as by cgroup-name.sh, as far as the path tells: pattern, and what the name is. `hex` is
 # the id of a container, of which 12 digits are shown, as by `docker ps`; escapes of systemd are taken off
-# `name`. Names that only Docker, Podman, Kubernetes or Proxmox know are not asked for.
+# `name`. What only engines know is found elsewhere (supervisor/container_names.py).
 _NAMES: Final = tuple(
     (re.compile(pattern), template)
     for pattern, template in (

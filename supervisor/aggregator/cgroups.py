@@ -30,7 +30,8 @@ import numpy.typing as npt
 
 from supervisor.aggregator.cgroup_names import Counted, Kind, chart_type, counted_in, digest, name_of
 from supervisor.aggregator.cgroup_tree import VANISHED, walk
-from supervisor.aggregator.storage import MAX_CGROUPS, PATH_BYTES, cgroup_fields
+from supervisor.aggregator.storage import MAX_CGROUPS, NAMED, PATH_BYTES, cgroup_fields, mark_of
+from supervisor.container_names import may_have_one
 from supervisor.kernel import arrays
 
 NO_ENTITY: Final = -1
@@ -110,6 +111,7 @@ class Cgroups:
         for identity in sorted(new | (unnamed & self._path_of_id.keys())):
             self.entity_of[identity] = self._entity(identity)
         self._find_gone()
+        self._table.take_names()
 
     def _hear_of_births(self) -> None:
         """The oldest are let go of: whoever is in them is known by now."""
@@ -250,9 +252,17 @@ class _Table:
         self.entity_of_path: dict[str, int] = {}
         self.entity_of_id: dict[int, int] = {}
         self._chart_types: set[str] = set()
+        self._named: set[int] = set()
         self._free: list[int] = []
         for entity in reversed(range(MAX_CGROUPS)):
             self._restore(entity)
+
+    def take_names(self) -> None:
+        """Those that have been found since the last call."""
+        for entity in np.flatnonzero(self._at["asked"] == NAMED).tolist():
+            if entity in self.shown and entity not in self._named:
+                self._named.add(entity)
+                self.shown[entity] = _restored(self._at, entity)
 
     def in_use(self) -> set[int]:
         return {*self.shown, *self.entity_of_id.values()}
@@ -284,6 +294,7 @@ class _Table:
         encoded = os.fsencode(counted.path)
         self._path[entity, : len(encoded)] = list(encoded)
         self._path_bytes[entity] = len(encoded)
+        self._at["asked"][entity] = counted.kind is Kind.CONTAINER and may_have_one(counted.path)
         distinct = chart_type(counted.path, counted.kind, distinct=False) in self._chart_types
         self._flags[entity] = _USED | _FLAG_OF_KIND[counted.kind] | (_DISTINCT if distinct else 0)
         del self.entity_of_id[int(self._id[entity])]
@@ -306,6 +317,8 @@ class _Table:
         else:
             del self.entity_of_id[int(self._id[entity])]
         self._flags[entity] = 0
+        self._at["asked"][entity] = 0
+        self._named.discard(entity)
         self._free.append(entity)
 
     def _restore(self, entity: int) -> None:
@@ -335,7 +348,15 @@ def _restored(at: Mapping[str, npt.NDArray[Any]], entity: int) -> Cgroup:
     kind = Kind.SERVICE if flags & _SERVICE else Kind.CONTAINER
     path = os.fsdecode(bytes(at["path"][entity, : at["path_bytes"][entity]]))
     distinct = bool(flags & _DISTINCT)
-    return Cgroup(entity, path, kind, name_of(path, kind), chart_type(path, kind, distinct=distinct))
+    name = _given_name(at, entity, path) or name_of(path, kind)
+    return Cgroup(entity, path, kind, name, chart_type(path, kind, distinct=distinct))
+
+
+def _given_name(at: Mapping[str, npt.NDArray[Any]], entity: int, path: str) -> str:
+    """That which was found on disk (supervisor/namer.py), "" without one."""
+    if at["asked"][entity] != NAMED or int(at["name_of"][entity]) != mark_of(os.fsencode(path)):
+        return ""
+    return os.fsdecode(bytes(at["name"][entity, : at["name_bytes"][entity]]))
 
 
 def _fitting(path: str) -> str:

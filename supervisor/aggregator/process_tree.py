@@ -4,12 +4,15 @@ A process whose name matches a word has that group. Any other has the group of i
 one, and `other` when there is none. Pid 0 and pid 1 are always `other` and give nothing down, so a word for
 systemd does not gather the host. Pid 2 is like any, so a word for kthreadd gathers the kernel threads.
 
-apps.plugin works all groups out again from each scan of /proc. This differs from it on purpose:
+apps.plugin works from scans of /proc. Both agree about real processes, but for what follows from scans:
 
-* A group never rises from a child to its parent. There a shell or a test runner is counted in the group of
-  what it starts, with all else that it starts. Here every event belongs to the process that made it.
-* A process whose parent has ended keeps the group it had from that parent and hands it on. A scan sees it as
-  a child of pid 1 or of a subreaper, so daemons and what short-lived shells leave behind lose theirs.
+* In its first scan, and in no other, a process without a group is counted in that of a child, and so are its
+  other children. Later everybody has a group already, if only `other`. Here a group never rises, so that a
+  new start changes no group, and every event belongs to the process that made it.
+* A process that takes a name that no word matches keeps there what it had. So it depends on when it was
+  looked at: between fork and exec a child of systemd is called systemd. Here only its name now counts.
+* A process whose parent has ended keeps the group it had from that parent and hands it on. There it does too,
+  if it was seen before its parent ended.
 """
 
 from collections.abc import Callable

@@ -1,6 +1,7 @@
 """The shared memory of the aggregator: what the supervisor makes and keeps for it. Without numpy, which the
 supervisor does not have."""
 
+import hashlib
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,6 +12,12 @@ from workers.declaration import Program
 MAX_CGROUPS: Final = 1000
 
 PATH_BYTES: Final = 512
+NAME_BYTES: Final = 200
+
+# A container has its files a moment after its cgroup, at the latest.
+MOST_TRIES: Final = 9
+NAMED: Final = 254
+NAMELESS: Final = 255
 
 # Entities of a program that counts by slot: all of its rows together, those of no known process (slot 0), the
 # app groups, and behind these the cgroups.
@@ -56,13 +63,24 @@ def entities(program: Program, groups: int, cgroups: int = MAX_CGROUPS) -> int:
 
 
 def cgroup_fields() -> dict[str, memory.Field]:
-    """Of each entity of a cgroup. id: of one without path, else 0."""
+    """Of each entity of a cgroup. id: of one without path, else 0. asked: whether its name is (supervisor/
+    namer.py): 0 = no, up to MOST_TRIES the number of the next try, NAMED, or NAMELESS. name_of: whose the
+    name is, by `mark_of` its path: the place may have gone to another one meanwhile."""
     return {
         "flags": ("B", (MAX_CGROUPS,)),
         "id": ("Q", (MAX_CGROUPS,)),
         "path_bytes": ("H", (MAX_CGROUPS,)),
         "path": ("B", (MAX_CGROUPS, PATH_BYTES)),
+        "asked": ("B", (MAX_CGROUPS,)),
+        "name_of": ("Q", (MAX_CGROUPS,)),
+        "name_bytes": ("B", (MAX_CGROUPS,)),
+        "name": ("B", (MAX_CGROUPS, NAME_BYTES)),
     }
+
+
+def mark_of(path: bytes) -> int:
+    """64 bits that tell paths apart."""
+    return int.from_bytes(hashlib.blake2b(path, digest_size=8).digest(), "little")
 
 
 def slot_fields(slots: int) -> dict[str, memory.Field]:

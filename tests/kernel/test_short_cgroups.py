@@ -1,16 +1,26 @@
 """A container that lives for less than a tick is counted and named: the kernel tells its path at birth."""
 
+import json
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
 from supervisor.aggregator.cgroup_names import Kind, chart_type
-from tests.harness import Run, wait_for
-from tests.kernel.conftest import KAT
+from tests.harness import Run, supervisor, wait_for
+from tests.kernel.conftest import GROUPS, KAT
 from tests.kernel.test_cgroup_of_process import enter
-from tests.kernel.test_scopes import GONE_S, Places, classic, in_both_versions, places
+from tests.kernel.test_scopes import (
+    CONTAINER,
+    GONE_S,
+    Places,
+    classic,
+    in_both_versions,
+    in_version_2,
+    places,
+)
 from tests.workload import Workload
 
 __all__ = ("classic", "places")
@@ -38,3 +48,23 @@ def test_container_that_lives_50_ms_is_counted_and_has_its_name(
     wait_for(f"the chart of what lived {lived_s:.3f} s", lambda: chart in classic.charts())
     assert classic.wait_value(chart, "do_sys_open", opens) == opens
     wait_for("its chart to be obsolete", lambda: classic.charts()[chart].obsolete, GONE_S)
+
+
+@in_version_2
+def test_container_is_called_what_its_engine_calls_it(places: Places, tmp_path: Path) -> None:
+    """The files are root's alone, as docker's are."""
+    identity = f"{os.getpid():064x}"
+    folder = tmp_path / "var/lib/docker/containers" / identity
+    folder.mkdir(parents=True, mode=0o700)
+    (folder / "config.v2.json").write_text('{"Name": "/shop"}')
+    (folder / "config.v2.json").chmod(0o600)
+    chart = f"{places.container}.file_open"
+    env = {"NETDATA_HOST_PREFIX": str(tmp_path), "NETDATA_VERSION": "v2.10.4"}
+    with supervisor("--only", "fd", groups=GROUPS, env=env) as run, places.made(CONTAINER) as container:
+        with Workload(KAT) as work:
+            enter(container, work.pid)
+            wait_for("its name", lambda: chart in run.charts() and run.charts()[chart].labels)
+            wait_for("its label", lambda: run.charts()[chart].labels == {"cgroup_name": "shop"})
+            rows = json.loads(run.ctl("--json", "top", "--once", "--by", "cgroups").stdout)["rows"]
+            assert "shop" in {row["name"] for row in rows}
+        assert "names:" not in run.stderr()

@@ -1,6 +1,5 @@
 """`ebpfctl top` against a real supervisor: its rates are those of what processes do, and the supervisor has
-no
-work with it."""
+no work with it."""
 
 import json
 import os

@@ -45,6 +45,17 @@ SHOWN = [
         HEX[:12],
         f"cgroup_system-slice_nerdctl-{HEX}-scope",
     ),
+    (f"/default/{HEX}", CONTAINER, f"default_{HEX}", f"cgroup_default_{HEX}"),
+    # CRI-O, with and without Kubernetes; a kubelet below a slice of its own
+    (f"/system.slice/crio-{HEX}.scope", CONTAINER, HEX[:12], f"cgroup_system-slice_crio-{HEX}-scope"),
+    (f"/kubepods.slice/kubepods-pod{ESCAPED_UID}.slice/crio-{HEX}.scope", CONTAINER, f"k8s_{HEX[:12]}", None),
+    (
+        "/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-besteffort.slice/"
+        f"kubelet-kubepods-besteffort-pod{ESCAPED_UID}.slice/cri-containerd-{HEX}.scope",
+        CONTAINER,
+        f"k8s_{HEX[:12]}",
+        None,
+    ),
     # Amazon's ECS
     ("/ecs/" + "ab12" * 8 + f"/{HEX}", CONTAINER, HEX[:12], None),
     # Kubernetes: cgroupfs driver with and without a class, systemd driver with and without
@@ -111,7 +122,10 @@ WITHOUT_CHARTS = [
     # a template's instances have a slice of their own
     "/system.slice/system-getty.slice/getty@tty1.service",
     "/user.slice",
+    "/user.slice/user-1000.slice",
     "/user.slice/user-1000.slice/session-2.scope",
+    "/user.slice/user-1000.slice/user@1000.service",
+    f"/user.slice/user-1000.slice/user@1000.service/user.slice/libpod-{HEX}.scope",
     "/user.slice/user-1000.slice/user@1000.service/app.slice/x.service",
     "/docker",
     "/kubepods",

@@ -516,3 +516,53 @@ def test_other_mounts_and_links_in_the_hierarchy_are_not_followed(tmp_path: Path
     (tmp_path / "link").symlink_to("a")
     assert sorted(cgroup_tree.walk(str(tmp_path)).path_of_id.values()) == ["/", "/a"]
     assert not any(path.startswith("/fs/cgroup/") for path in cgroup_tree.walk("/sys").path_of_id.values())
+
+
+def named(house: House, entity: int, path: str, name: str) -> None:
+    """What supervisor/namer.py writes."""
+    table = arrays.views(house.memory_fd, storage.cgroup_fields(), writable=True)
+    table["name"][entity, : len(name)] = list(name.encode())
+    table["name_bytes"][entity] = len(name)
+    table["name_of"][entity] = storage.mark_of(path.encode())
+    table["asked"][entity] = storage.NAMED
+
+
+def asked(house: House) -> list[int]:
+    found: list[int] = np.flatnonzero(
+        arrays.views(house.memory_fd, storage.cgroup_fields(), writable=False)["asked"]
+    ).tolist()
+    return found
+
+
+def test_a_container_has_its_id_for_a_name_until_its_name_is_found(house: House) -> None:
+    identity = house.start(f"docker/{HEX}")
+    house.start(SSH)
+    house.tick()
+    entity = house.entity(identity)
+    assert asked(house) == [entity]
+    before = house.live()[f"/docker/{HEX}"]
+    assert before.name == HEX[:12]
+    named(house, entity, f"/docker/{HEX}", "web")
+    house.tick()
+    after = house.live()[f"/docker/{HEX}"]
+    assert (after.name, after.chart_type) == ("web", before.chart_type)
+    assert house.aggregator().live()[-1].name == "web"
+
+
+def test_a_name_that_was_found_for_another_container_is_not_taken(house: House) -> None:
+    identity = house.start(f"docker/{HEX}")
+    house.tick()
+    named(house, house.entity(identity), "/docker/" + "0" * 64, "other")
+    house.tick()
+    assert house.live()[f"/docker/{HEX}"].name == HEX[:12]
+
+
+def test_a_place_that_is_free_asks_for_no_name(house: House) -> None:
+    identity = house.start(f"docker/{HEX}")
+    house.tick()
+    entity = house.entity(identity)
+    house.end(f"docker/{HEX}")
+    house.tick()
+    house.tick(2 * REMEMBERED_S)
+    house.cgroups.release(entity)
+    assert asked(house) == []
