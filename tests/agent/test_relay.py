@@ -151,8 +151,7 @@ def test_two_agents_show_the_same_counts() -> None:
             for netdata in both:
                 netdata.wait_points(CHART, 4)
         assert all(
-            netdata.total(CHART, "open") - base >= 10_007
-            for netdata, base in zip(both, before, strict=True)
+            netdata.total(CHART, "open") - base >= 10_007 for netdata, base in zip(both, before, strict=True)
         )
         for netdata in both:
             assert_content(netdata)
