@@ -186,9 +186,7 @@ def _qemu(
     drives = (drive(folder / "root.img", ",snapshot=on"), drive(disk), drive(results))
     return [
         "qemu-system-x86_64",
-        # Time in the guest is a count of instructions: what it waits for is not late on a busy machine.
-        *("-accel", "tcg,thread=single", "-icount", "shift=1,sleep=on"),
-        *("-cpu", "max", "-smp", "1", "-m", str(memory_mb)),
+        *("-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", str(memory_mb)),
         *("-nodefaults", "-no-reboot", "-display", "none", "-serial", f"file:{console}"),
         *("-kernel", str(kernel.image), "-initrd", str(folder / "initrd")),
         *("-append", "console=ttyS0 loglevel=4 mitigations=off systemd.show_status=no panic=-1"),

@@ -155,8 +155,9 @@ def test_the_aggregator_holds_what_it_works_with_and_nothing_else(run: Run) -> N
     pid = pid_of(run, "aggregator")
     held = Counter(kind_of(link) for link in descriptors(pid).values())
     assert held.keys() == {"null", "pipe", "socket", "map", "event", "memory"}
-    # Its log and the stream; the identities, the words and the used pages of the core program.
-    assert (held["null"], held["pipe"], held["map"]) == (2, 2, 3)
+    # Its log and the stream; of the core program the identities, the words, the used pages, and the paths of
+    # cgroups with their tally.
+    assert (held["null"], held["pipe"], held["map"]) == (2, 2, 5)
     # "ready", the lifeline, the wake-up pair, the samples' socket, and a connection for each worker.
     assert held["socket"] <= 5 + len(PROGRAMS)
     # Of the programs too that the configuration does not run: somebody may start them.
