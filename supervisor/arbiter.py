@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Final
 
 import supervisor
-from supervisor import control, kprobe_events, linux, reload, status, template
+from supervisor import control, kprobe_events, linux, reload, status, stream_socket, template
 from supervisor.aggregator import apps_groups, storage
 from supervisor.aggregator import board as boards
 from supervisor.aggregator import main as aggregator
@@ -34,7 +34,7 @@ from supervisor.namer import Namer
 from supervisor.notify import Notifier
 from supervisor.pipeline import table
 from supervisor.reload import SPARE_GROUPS, Plan, Reread
-from supervisor.runtime_dir import CONTROL, SAMPLES, SAMPLES_SOCKET, RuntimeDir
+from supervisor.runtime_dir import CONTROL, SAMPLES, SAMPLES_SOCKET, STREAM, RuntimeDir
 from supervisor.spawn import Account
 from supervisor.states import HAS_PROCESS, State
 from supervisor.top.offer import Offer, Offered
@@ -499,6 +499,8 @@ class Arbiter:
         gone = self._runtime_dir.missing()
         if self.aggregator.state is not State.RUNNING:
             gone -= {SAMPLES_SOCKET}  # it may be about to make it
+        if self._options.serves and not os.path.lexists(self._runtime_dir.stream):
+            gone |= {STREAM}
         if not gone:
             return
         log.warning("removed from %s: %s; made anew", self._runtime_dir.path, ", ".join(sorted(gone)))
@@ -506,6 +508,8 @@ class Arbiter:
             self._runtime_dir.restore(gone, self._options.account)
             if CONTROL in gone:
                 self._server.bind_again()
+            if STREAM in gone:
+                self._serve_again()
         except AlreadyRunning as error:
             self.end(f"its runtime directory was removed, and taken by another one: {error}", exit_status=1)
             return
@@ -515,8 +519,13 @@ class Arbiter:
         if SAMPLES in gone:
             # Their working directory is the folder that is gone: none of them finds the new socket.
             self._restart([self.template, self.aggregator], self._renew_workers)
-        elif SAMPLES_SOCKET in gone:
+        elif not gone.isdisjoint({SAMPLES_SOCKET, STREAM}):
             self._restart([self.aggregator], lambda: None)
+
+    def _serve_again(self) -> None:
+        """Another listening socket under the number that the aggregator is going to inherit."""
+        with stream_socket.listen(self._runtime_dir.stream, self._config.stream_group) as listener:
+            os.dup2(listener.fileno(), self._options.stream_fd, inheritable=False)
 
     def _restart(self, units: Sequence[Unit], then: Callable[[], None]) -> None:
         """Stops those that run, starts them again, and goes on."""

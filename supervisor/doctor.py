@@ -69,6 +69,7 @@ LOCKDOWN: Final[Mapping[str, tuple[str, str]]] = {
 # Number (linux/capability.h) and use of each capability that the supervisor needs.
 CAPABILITIES: Final = (
     (0, "CAP_CHOWN", "handing its folder to the workers' account"),
+    (1, "CAP_DAC_OVERRIDE", "emptying the folder that is the workers' own"),
     (5, "CAP_KILL", "ending workers, which are another user's"),
     (6, "CAP_SETGID", "giving workers their group"),
     (7, "CAP_SETUID", "giving workers their account"),

@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -209,9 +208,7 @@ def test_supervision_is_changed_while_all_goes_on(run: Run) -> None:
     }
     assert pids(run) == before
     os.kill(run.pid_of("fd"), signal.SIGSTOP)
-    began_s = time.monotonic()
     run.ctl("restart", "fd")
-    assert time.monotonic() - began_s < 5
     assert "fd: did not stop within 0.5 s" in run.stderr()
 
 

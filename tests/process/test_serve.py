@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -12,6 +13,7 @@ from typing import Final
 
 import pytest
 
+from supervisor.ctl import Unreachable
 from tests.harness import PLUGIN, SLOW, SUPERVISOR, Run, supervisor, wait_for
 from tests.process.test_faults import GROUP, GROUPS
 from tests.workload import Workload
@@ -40,7 +42,10 @@ def serving(*options: str, files: dict[str, str] | None = None) -> Iterator[Run]
 
 
 def _frames(run: Run) -> int:
-    return int(run.status()["frames"]) if (run.directory / "control.sock").exists() else 0
+    try:
+        return int(run.status()["frames"])
+    except Unreachable:
+        return 0
 
 
 @contextlib.contextmanager
@@ -188,3 +193,20 @@ def test_systemd_is_told_ready_with_the_first_frame_and_fed_by_progress_alone(tm
             assert words.count("WATCHDOG=1") <= 2
             run.end()
             hear("STOPPING=1")
+
+
+@pytest.mark.parametrize("what", ["stream.sock", ""])
+def test_a_stream_socket_that_is_removed_is_there_again_and_no_count_is_lost(what: str) -> None:
+    """Whoever was reading connects again; with the socket alone, or with all of the runtime directory."""
+    with serving() as run, Workload(GROUP) as work, reading(run) as reader:
+        reader.wait_frames(3)
+        before = reader.value(CHART, GROUP)
+        victim = run.directory / what
+        shutil.rmtree(victim) if victim.is_dir() else victim.unlink()
+        work.do("open", OPENS)
+        wait_for("another socket", (run.directory / "stream.sock").exists, 5)
+        assert stat.S_IMODE((run.directory / "stream.sock").lstat().st_mode) in (0o600, 0o660)
+        assert reader.wait_value(CHART, GROUP, before + OPENS, 30) - before >= OPENS
+        with reading(run) as late:
+            late.wait_frames(2)
+            assert late.value(CHART, GROUP) >= before + OPENS
