@@ -7,21 +7,21 @@ import signal
 import socket
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Final
 
 import supervisor
 from supervisor import control, kprobe_events, linux, status, template
-from supervisor.aggregator import account, apps_groups, cgroups, internal
+from supervisor.aggregator import account, apps_groups, cgroups, connections, internal
 from supervisor.aggregator import board as boards
 from supervisor.aggregator import identities as slot_groups
 from supervisor.aggregator import main as aggregator
 from supervisor.aggregator.output import reader_gone, widen
 from supervisor.aggregator.stream import DISABLE
 from supervisor.commands import Commands
-from supervisor.config.model import Config
+from supervisor.config.model import Config, ProgramConfig
 from supervisor.kernel import cgroup_hierarchy, identities, loader, reading
 from supervisor.kernel.maps import USED_PAGES
 from supervisor.kernel.plans import Preference
@@ -37,11 +37,13 @@ from supervisor.units import (
     House,
     Loaders,
     ProgramUnit,
+    ResolverUnit,
     TemplateUnit,
     close_storage,
     places_for_loaders,
 )
 from workers import base
+from workers.connections import fitted
 from workers.declaration import Program
 
 # How often the arbiter looks after what tells it nothing by itself.
@@ -101,6 +103,8 @@ class Arbiter:
         self.hierarchy = cgroup_hierarchy.find() if by_cgroup else None
         self._identities_fd = slot_groups.create(self._slots)
         self._cgroups_fd = cgroups.create()
+        companions = {p.companion.name: p.companion for p in programs.values() if p.companion}
+        known = {**programs, **companions}
         account_of_readers = dataclasses.replace(options.account, capability=found.capability)
         self.template = TemplateUnit(
             self.loop,
@@ -108,7 +112,7 @@ class Arbiter:
             account_of_readers,
             runtime_dir.samples.parent,
             template.Work(
-                lambda message, descriptors: base.run(base.from_message(message, descriptors, programs)),
+                lambda message, descriptors: base.run(base.from_message(message, descriptors, known)),
                 base.warm_up,
             ),
             self._on_change,
@@ -134,19 +138,24 @@ class Arbiter:
             thread_slots=any(c.collect_pid == "all" for c in enabled),
         )
         self.core = CoreUnit(house, self._core_request, self._on_core, found.description)
+        fitting = [fitted(programs[config.name], config.connections) for config in configured]
         self.units = [
             ProgramUnit(
                 number,
-                programs[config.name],
+                program,
                 config,
-                self._storage(programs[config.name]),
+                self._storage(program),
                 house,
                 self.core,
                 self._defines,
                 self._set_attached,
+                self._storage(program.companion, config) if program.companion else None,
             )
-            for number, config in enumerate(configured)
+            for number, (program, config) in enumerate(zip(fitting, configured, strict=True))
         ]
+        wanted = next((c.connections for c in configured if c.connections), None)
+        self._lines_fd = connections.create(wanted) if wanted else -1
+        self.resolver = ResolverUnit(house) if wanted and wanted.resolve_hosts else None
         self.aggregator = AggregatorUnit(house, self._assign, self._on_aggregator_done)
 
     # ---- the run
@@ -181,6 +190,8 @@ class Arbiter:
             self.aggregator.start()
         for unit in enabled:
             unit.start()
+        if self.resolver:
+            self.resolver.start()
         self._check_hopeless()
 
     def _by_process(self) -> bool:
@@ -206,12 +217,16 @@ class Arbiter:
         heard = self.aggregator.state is State.RUNNING
         for unit in self.units:
             unit.stop(signal.SIGTERM if heard else signal.SIGKILL)
-        self.template.stop(signal.SIGKILL)
+        for helper in self._helpers():
+            helper.stop(signal.SIGKILL)
         self._end_further()
+
+    def _helpers(self) -> list[Unit]:
+        return [self.template, *([self.resolver] if self.resolver else [])]
 
     def _end_further(self) -> None:
         """Called at each change of state while ending."""
-        if any(unit.state in HAS_PROCESS for unit in [*self.units, self.template]):
+        if any(unit.state in HAS_PROCESS for unit in [*self.units, *self._helpers()]):
             return
         if self.aggregator.state is not State.STOPPED:
             self.aggregator.stop()
@@ -225,6 +240,8 @@ class Arbiter:
             unit.unload()
         for program in self.units:
             close_storage(program.storage)
+            if program.companion:
+                close_storage(program.companion)
         kprobe_events.clean(kprobe_events.tag(self._runtime_dir.path))
 
     # ---- what units need
@@ -238,11 +255,14 @@ class Arbiter:
             kprobe_events.tag(self._runtime_dir.path),
         )
 
-    def _storage(self, program: Program) -> account.Storage:
+    def _storage(self, program: Program, config: ProgramConfig | None = None) -> account.Storage:
+        """config: whose companion the program is."""
         rows = self._slots if program.kind == "slot" else program.rows
         columns = len(program.columns)
         table_shape = table.Shape(rows, columns)
         entities = account.entities(program, len(self._groups.names), account.MAX_CGROUPS)
+        if config and config.connections:
+            entities = connections.entities(config.connections)
         ledger_shape = ledger.Shape(rows, columns, entities, len(program.derived_names))
         return account.Storage(
             table.create(program.name, table_shape),
@@ -255,12 +275,7 @@ class Arbiter:
         core = self.core.loaded.maps if self.core.loaded else {}
         self._follows_core = bool(core)
         return aggregator.Assignment(
-            tuple(
-                aggregator.Duty(
-                    u.program, u.storage, u.config.update_every_s, u.config.apps, u.config.cgroups
-                )
-                for u in self.units
-            ),
+            (*map(self._duty, self.units), *(d for u in self.units for d in self._companion_duty(u))),
             self._groups,
             {name: core[name] for name in ("task", "words", USED_PAGES)} if core else {},
             self._board_fd,
@@ -277,6 +292,22 @@ class Arbiter:
             ready,
             self.core.house.lifeline,
         )
+
+    @staticmethod
+    def _duty(unit: ProgramUnit) -> aggregator.Duty:
+        config = unit.config
+        return aggregator.Duty(
+            unit.program, unit.storage, config.update_every_s, config.apps, config.cgroups, unit.number
+        )
+
+    def _companion_duty(self, unit: ProgramUnit) -> Iterator[aggregator.Duty]:
+        if unit.program.companion and unit.companion and unit.config.connections:
+            names = self.resolver.aggregators_end if self.resolver else None
+            given = aggregator.ConnectionDuty(unit.config.connections, self._lines_fd, names)
+            duty = self._duty(unit)
+            yield dataclasses.replace(
+                duty, program=unit.program.companion, storage=unit.companion, connections=given
+            )
 
     def _set_attached(self, number: int, generation: int) -> None:
         self._board.attached[number] = generation

@@ -174,6 +174,7 @@ def load_config(arguments: argparse.Namespace) -> Config:
         type_format=arguments.type_format,
         internal_charts=configuration.wants_internal_charts(os.environ),
         agent=configuration.agent_version(os.environ),
+        netdata_port=configuration.listen_port(os.environ),
     )
     for problem in problems:
         logs.fatal(f"{problem.severity}: {problem}")

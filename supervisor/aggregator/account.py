@@ -86,11 +86,11 @@ class Account:
         if rows is None:
             self.lost += 1
             return False
-        numbers, values = rows
+        numbers, values = self.ready(*rows)
         if sample.generation != self.ledger.generation:
             self.ledger.start_generation(sample.generation)
         self._begin_anew(sample.names)
-        entities, added = self._added(numbers, self.ledger.deltas(numbers, values), groupings)
+        entities, added = self.added(numbers, self.ledger.deltas(numbers, values), groupings)
         if self.program.derived:
             added = np.hstack([added, self.program.derived.work_out(added)])
         totals = self.ledger.totals[entities] + added
@@ -99,6 +99,10 @@ class Account:
         self.taken += 1
         return True
 
+    def ready(self, numbers: table.U32Array, values: U64Array) -> tuple[table.U32Array, U64Array]:
+        """Those rows of a sample that can be counted now; a later sample has the others again."""
+        return numbers, values
+
     def _begin_anew(self, names: Mapping[int, str]) -> None:
         """The row of a device that has gone may be another one's now, which has counted nothing before."""
         for row, name in names.items():
@@ -106,7 +110,7 @@ class Account:
                 self.ledger.clear(row)
         self._devices.update(names)
 
-    def _added(
+    def added(
         self, numbers: table.U32Array, deltas: U64Array, groupings: Sequence[IndexArray]
     ) -> tuple[table.U32Array, U64Array]:
         """What the rows add to which entities: numbers, u64 [len(numbers), columns]."""

@@ -26,6 +26,16 @@ class Facts:
     ends: int = 0
     events: int = 0
     unattributed: int = 0
+    connections: "ConnectionFacts | None" = None
+
+
+@dataclass(frozen=True)
+class ConnectionFacts:
+    """rows, used: of the kernel's table of connections. folded: calls that had no row in it, running."""
+
+    rows: int
+    used: int
+    folded: int
 
 
 Values = Callable[[Board, Facts], dict[str, int]]
@@ -58,6 +68,15 @@ def _per_core(board: Board, facts: Facts) -> dict[str, int]:
 def _unattributed(board: Board, facts: Facts) -> dict[str, int]:
     """In thousandths of a percent: a share that matters is a small one."""
     return {"unattributed": 100_000 * facts.unattributed // max(1, facts.events)}
+
+
+def _connection_rows(board: Board, facts: Facts) -> dict[str, int]:
+    of = facts.connections
+    return {"used": of.used, "free": of.rows - of.used} if of else {}
+
+
+def _connections_folded(board: Board, facts: Facts) -> dict[str, int]:
+    return {"folded": facts.connections.folded} if facts.connections else {}
 
 
 CHARTS: Final = (
@@ -131,6 +150,24 @@ CHARTS: Final = (
         "main",
         _unattributed,
     ),
+    _Chart(
+        "ebpf_connection_table",
+        "Rows for connections",
+        "rows",
+        140024,
+        "main",
+        _connection_rows,
+        kind="stacked",
+    ),
+    _Chart(
+        "ebpf_connections_folded",
+        "Calls on connections that have no row of their own",
+        "calls/s",
+        140025,
+        "main",
+        _connections_folded,
+        "incremental",
+    ),
     _Chart("ebpf_samples_dropped", "Samples dropped", "samples/s", 140022, "main", "lost", "incremental"),
     _Chart(
         "ebpf_cpu",
@@ -155,9 +192,10 @@ class InternalCharts:
         self._known = False
 
     def write(self, frame: Frame, facts: Facts) -> None:
-        sets = [self._values(chart, facts) for chart in CHARTS]
+        charts = [chart for chart in CHARTS if self._values(chart, facts)]
+        sets = [self._values(chart, facts) for chart in charts]
         if not self._known:
-            self._lines = tuple(self._line(c, tuple(s)) for c, s in zip(CHARTS, sets, strict=True))
+            self._lines = tuple(self._line(c, tuple(s)) for c, s in zip(charts, sets, strict=True))
             self._skeleton = skeleton(self._lines)
             for line in self._lines:
                 frame.define(line)

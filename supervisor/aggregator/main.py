@@ -20,11 +20,14 @@ from supervisor.aggregator.account import HOST, Account, IndexArray, Storage
 from supervisor.aggregator.apps_groups import AppsGroups
 from supervisor.aggregator.cgroups import Cgroups
 from supervisor.aggregator.charts import ChartWriter, Groups, shown
+from supervisor.aggregator.connections import ConnectionAccount
 from supervisor.aggregator.groups import AppCharts, CgroupCharts
 from supervisor.aggregator.identities import NO_GROUP, Identities
 from supervisor.aggregator.internal import InternalCharts
 from supervisor.aggregator.output import Output, ReaderGone
+from supervisor.aggregator.resolver import Names
 from supervisor.aggregator.stream import Frame
+from supervisor.config import model
 from supervisor.kernel.identities import SETTLED_NS
 from supervisor.kernel.maps import KernelMap, Words
 from supervisor.pipeline.channel import Receiver
@@ -50,13 +53,24 @@ log = logging.getLogger("aggregator")
 
 @dataclass(frozen=True)
 class Duty:
-    """One program as the aggregator is given it."""
+    """One program, or a program's companion, as the aggregator is given it. place: the program's on the board."""
 
     program: Program
     storage: Storage
     update_every_s: int
     apps: bool
     cgroups: bool
+    place: int
+    connections: "ConnectionDuty | None" = None
+
+
+@dataclass(frozen=True)
+class ConnectionDuty:
+    """What it takes besides to tell connections apart. names: the channel to the resolver, None without one."""
+
+    settings: model.Connections
+    lines_fd: int
+    names: socket.socket | None
 
 
 @dataclass(frozen=True)
@@ -88,7 +102,10 @@ class Assignment:
 
     def descriptors(self) -> set[int]:
         storages = [duty.storage for duty in self.duties]
+        connections = [duty.connections for duty in self.duties if duty.connections]
         return {
+            *(duty.lines_fd for duty in connections),
+            *(duty.names.fileno() for duty in connections if duty.names),
             *(storage.table_fd for storage in storages),
             *(storage.ledger_fd for storage in storages),
             *(held.fd for held in self.identity_maps.values()),
@@ -134,16 +151,14 @@ class _Aggregator:
     def __init__(self, given: Assignment, receiver: Receiver) -> None:
         self._given = given
         self._receiver = receiver
-        self._board = boards.Board(given.board_fd, len(given.duties))
+        programs = [duty for duty in given.duties if not duty.connections]
+        self._board = boards.Board(given.board_fd, len(programs))
         self._output = Output(given.stream_fd)
-        self._accounts = [
-            Account(duty.program, duty.storage, int(self._board.taken[n]), int(self._board.lost[n]))
-            for n, duty in enumerate(given.duties)
-        ]
+        self._accounts = [self._account(duty) for duty in given.duties]
         self._by_name = {account.program.name: account for account in self._accounts}
         self._writers = [self._writer(*pair) for pair in zip(self._accounts, given.duties, strict=True)]
         self._apps = AppCharts(given.groups.names, HOST + 1)
-        self._internal = InternalCharts([duty.program.name for duty in given.duties], self._board)
+        self._internal = InternalCharts([duty.program.name for duty in programs], self._board)
         self._internal_due_s = 0.0
         self._before = self._board.progress[[boards.BIRTHS, boards.ENDS]].tolist()  # a former aggregator's
         self._identities: Identities | None = None
@@ -162,6 +177,18 @@ class _Aggregator:
         self._under_way: _Said | None = None
         self._dropped = 0
         self._dropped_told_s = -_REPEAT_S
+
+    def _account(self, duty: Duty) -> Account:
+        if duty.connections:
+            names = Names(duty.connections.names) if duty.connections.names else None
+            given = duty.connections
+            return ConnectionAccount(duty.program, duty.storage, given.settings, given.lines_fd, names)
+        taken, lost = int(self._board.taken[duty.place]), int(self._board.lost[duty.place])
+        return Account(duty.program, duty.storage, taken, lost)
+
+    def _attached(self, number: int) -> bool:
+        """Whether an account's program has its kernel objects."""
+        return bool(self._board.attached[self._given.duties[number].place])
 
     def _writer(self, account: Account, duty: Duty) -> ChartWriter:
         left_out = {scope for scope, wanted in (("apps", duty.apps), ("cgroup", duty.cgroups)) if not wanted}
@@ -206,9 +233,11 @@ class _Aggregator:
             self._board.progress[boards.ENDS] = self._before[1] + self._identities.ends
         for number, account in enumerate(self._accounts):
             account.take(groupings)
-            self._board.taken[number] = account.taken
-            self._board.lost[number] = account.lost
-            self._board.events[number] = self._events(account)
+            duty = self._given.duties[number]
+            if not duty.connections:
+                self._board.taken[duty.place] = account.taken
+                self._board.lost[duty.place] = account.lost
+                self._board.events[duty.place] = self._events(account)
 
     def _wait_until(self, due_ns: int, stop: StopFlag) -> None:
         """Until the tick begins; samples that come early are taken in."""
@@ -240,7 +269,7 @@ class _Aggregator:
         announced something before: a first sample is not waited for."""
         for number, (account, duty) in enumerate(zip(self._accounts, self._given.duties, strict=True)):
             due = now_s % duty.update_every_s == 0
-            if due and self._board.attached[number] and 0 <= account.seen_tick < now_s // duty.update_every_s:
+            if due and self._attached(number) and 0 <= account.seen_tick < now_s // duty.update_every_s:
                 return True
         return False
 
@@ -270,7 +299,7 @@ class _Aggregator:
         taken = [
             account.ledger.sampled_ns
             for number, account in enumerate(self._accounts)
-            if account.program.kind == "slot" and self._board.attached[number]
+            if account.program.kind == "slot" and self._attached(number)
         ]
         if self._words and taken:
             self._settled_ns = min(taken)
@@ -307,11 +336,11 @@ class _Aggregator:
             gone = tuple(self._cgroups.gone())
         fresh = []
         for number, (account, writer) in enumerate(zip(self._accounts, self._writers, strict=True)):
-            if not self._board.attached[number] and writer.visible:
+            if not self._attached(number) and writer.visible:
                 writer.withdraw(frame)
                 fresh.append((account, writer))
             elif account.fresh:
-                writer.write(frame, groups)
+                writer.write(frame, account.groups if isinstance(account, ConnectionAccount) else groups)
                 fresh.append((account, writer))
         about_us = self._given.internal_charts and bool(fresh) and time.monotonic() >= self._internal_due_s
         if about_us:
@@ -338,9 +367,16 @@ class _Aggregator:
                 writer.clear(entity)
         self._cgroups.release(entity)
 
+    def _connection_facts(self) -> internal.ConnectionFacts | None:
+        found = (account for account in self._accounts if isinstance(account, ConnectionAccount))
+        account = next(found, None)
+        if account is None:
+            return None
+        return internal.ConnectionFacts(len(account.ledger.baselines), account.used_rows, account.folded)
+
     def _facts(self) -> internal.Facts:
         if self._identities is None:
-            return internal.Facts()
+            return internal.Facts(connections=self._connection_facts())
         by_slot = [account for account in self._accounts if account.program.kind == "slot"]
         return internal.Facts(
             slots=self._identities.slots,
@@ -349,6 +385,7 @@ class _Aggregator:
             ends=int(self._board.progress[boards.ENDS]),
             events=sum(self._events(account) for account in by_slot),
             unattributed=sum(int(account.ledger.baseline(0).sum(dtype=np.uint64)) for account in by_slot),
+            connections=self._connection_facts(),
         )
 
     def _events(self, account: Account) -> int:

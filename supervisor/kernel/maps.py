@@ -38,7 +38,7 @@ TASK_LIVE: Final = 1
 TASK_THREAD: Final = 2
 PIDS_PER_PAGE: Final = 1024
 ROWS_PER_PAGE: Final = 256
-_PAGED: Final = frozenset({"rows", "task"})
+_PAGED: Final = frozenset({"rows", "task", "connections"})
 
 
 class MapInfo(NamedTuple):
@@ -88,6 +88,13 @@ class KernelMap(NamedTuple):
             flat = np.zeros(size, np.uint8)
             linux.bpf_read_array(self.fd, entries, self.info.stride_bytes, flat.ctypes.data)
         return flat.reshape(entries, self.info.stride_bytes)
+
+    def writable(self) -> npt.NDArray[np.uint8]:
+        """Bytes of the live map, to be changed; of a map that is mapped."""
+        size = self.info.entries * self.info.stride_bytes
+        memory = linux.SharedMemory(self.fd, _whole_pages(size), writable=True)
+        flat: npt.NDArray[np.uint8] = np.asarray(memory)[:size]
+        return flat
 
     def words(self, pages: int = 0) -> U64Array:
         """The same as u64 [rows, words of a row]; pages: how many of a map of pages, 0 = all."""

@@ -1,0 +1,152 @@
+"""Connections: the second table of the program socket, a row for each remote service and for each port that is
+listened on (kernel_progs/include/connections.h).
+
+    word 0 to 4   counters
+    word 5, 6     the remote address, in network order; of IPv4 its first four bytes
+    word 7        port (16 bits) · protocol (8) · kind (8) · tenure (16) · live (8) · idle (8)
+
+The words of who it is travel as columns of the row, so that a row never comes without its name. A row that has
+not changed for long is marked idle: the kernel may give it to another service then.
+"""
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from supervisor.config.model import Connections
+from supervisor.kernel.maps import ROWS_PER_PAGE, KernelMap, Maps, U64Array
+from supervisor.pipeline.table import U32Array
+from workers.declaration import Column, Program
+
+ROWS: Final = "connections"
+HOOK: Final = "connections"
+
+# Rows of all others: services that had no row, and datagrams whose other end is not known.
+OTHER_OUTBOUND: Final = 0
+OTHER_INBOUND: Final = 1
+FIRST_ROW: Final = 2
+COUNTERS: Final = 5
+
+# Of the kind.
+INBOUND: Final = 1
+VERSION_6: Final = 2
+
+IDLE_AFTER_S: Final = 300
+_LOOK_EVERY_S: Final = 10
+_STRIDE_BYTES: Final = 64
+_IDLE_BYTE: Final = 63
+_LIVE_BYTE: Final = 62
+
+_PORTS_PER_PAGE: Final = 1024
+_TCP_FILES: Final = ("net/tcp", "net/tcp6")
+_LISTEN: Final = "0A"  # TCP_LISTEN as /proc/net/tcp writes it
+
+
+def _read(maps: Maps) -> U64Array:
+    return maps[ROWS].words()
+
+
+class Idling:
+    """Marks rows idle that nobody has used for IDLE_AFTER_S; where maps are read by look-ups, none."""
+
+    def __init__(self, maps: Maps) -> None:
+        self._map: KernelMap = maps[ROWS]
+        self._used_s = np.full(self._map.info.rows, self._now_s(), np.uint32)
+        self._look_s = self._now_s() + _LOOK_EVERY_S
+
+    def after_sample(self, changed: U32Array) -> None:
+        """changed: rows that have something which the aggregator has not taken yet."""
+        now_s = self._now_s()
+        self._used_s[changed] = now_s
+        if now_s >= self._look_s and self._map.mapped:
+            self._look_s = now_s + _LOOK_EVERY_S
+            self._mark(now_s - self._used_s >= IDLE_AFTER_S)
+
+    def _mark(self, quiet: npt.NDArray[np.bool_]) -> None:
+        rows = self._map.writable().reshape(-1, _STRIDE_BYTES)
+        rows[quiet & (rows[:, _LIVE_BYTE] != 0) & (rows[:, _IDLE_BYTE] == 0), _IDLE_BYTE] = 1
+
+    @staticmethod
+    def _now_s() -> int:
+        return int(time.monotonic())
+
+
+def listening_pages() -> Mapping[int, bytes]:
+    """Of the map `listening`: those pages that have a port with a TCP server now, in any network namespace."""
+    pages: dict[int, bytearray] = {}
+    for port in _listening_ports():
+        page = pages.setdefault(port // _PORTS_PER_PAGE, bytearray(_PORTS_PER_PAGE))
+        page[port % _PORTS_PER_PAGE] = 1
+    return {number: bytes(page) for number, page in pages.items()}
+
+
+def _listening_ports() -> Iterator[int]:
+    for process in _a_process_of_each_namespace():
+        for name in _TCP_FILES:
+            with contextlib.suppress(OSError):  # it has ended meanwhile, or there is no IPv6
+                for line in (process / name).read_text().splitlines()[1:]:
+                    _, local, _, state, *_ = line.split()
+                    if state == _LISTEN:
+                        yield int(local.rpartition(":")[2], 16)
+
+
+def _a_process_of_each_namespace() -> list[Path]:
+    found: dict[str, Path] = {}
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
+            with contextlib.suppress(OSError):
+                found.setdefault((process / "ns" / "net").readlink().name, process)
+    return list(found.values())
+
+
+def fitted(program: Program, wanted: Connections | None) -> Program:
+    """A program with connections as the configuration wants them: with a table of its size, or without any."""
+    if program.companion is None:
+        return program
+    if wanted is None:
+        none = dict.fromkeys(program.defines, 0)
+        return replace(program, companion=None, defines=none, prepare={}, fill={})
+    rows = wanted.table_size // ROWS_PER_PAGE * ROWS_PER_PAGE
+    return replace(
+        program,
+        companion=replace(program.companion, rows=rows),
+        defines=defines(rows, wanted.by_address),
+        prepare=prepared(rows),
+    )
+
+
+def defines(rows: int, by_address: bool = False) -> Mapping[str, int]:
+    return {"CONNECTIONS": rows, "CONNECTIONS_BY_ADDRESS": int(by_address)}
+
+
+def prepared(rows: int) -> Mapping[str, range]:
+    """The rows that services can have wait for their turn."""
+    return {"turns": range(FIRST_ROW, rows)}
+
+
+CONNECTIONS: Final = Program(
+    name="connections",
+    source="socket.bpf.c",
+    hooks=(),
+    columns=(
+        Column("sent", "tcp sent"),
+        Column("sent_bytes", "tcp sent"),
+        Column("received", "tcp received"),
+        Column("received_bytes", "tcp received"),
+        Column("retransmitted", "tcp retransmit"),
+        Column("address_high", HOOK),
+        Column("address_low", HOOK),
+        Column("service", HOOK),
+    ),
+    kind="device",
+    rows=32 * ROWS_PER_PAGE,
+    maps=(ROWS,),
+    read=_read,
+    tender=Idling,
+)
