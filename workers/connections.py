@@ -5,8 +5,8 @@ listened on (kernel_progs/include/connections.h).
     word 5, 6     the remote address, in network order; of IPv4 its first four bytes
     word 7        port (16 bits) · protocol (8) · kind (8) · tenure (16) · live (8) · idle (8)
 
-The words of who it is travel as columns of the row, so that a row never comes without its name. A row that has
-not changed for long is marked idle: the kernel may give it to another service then.
+The words of who it is travel as columns of the row, so that a row never comes without its name. A row that
+has not changed for long is marked idle: the kernel may give it to another service then.
 """
 
 import contextlib
@@ -78,7 +78,7 @@ class Idling:
 
 
 def listening_pages() -> Mapping[int, bytes]:
-    """Of the map `listening`: those pages that have a port with a TCP server now, in any network namespace."""
+    """Pages of the map `listening`: those with a port that a TCP server has now, in any network namespace."""
     pages: dict[int, bytearray] = {}
     for port in _listening_ports():
         page = pages.setdefault(port // _PORTS_PER_PAGE, bytearray(_PORTS_PER_PAGE))
@@ -106,7 +106,7 @@ def _a_process_of_each_namespace() -> list[Path]:
 
 
 def fitted(program: Program, wanted: Connections | None) -> Program:
-    """A program with connections as the configuration wants them: with a table of its size, or without any."""
+    """A program with connections as the configuration wants them: a table of its size, or none."""
     if program.companion is None:
         return program
     if wanted is None:

@@ -2,9 +2,9 @@
 
     row ──▶ who it is ──▶ ports, ips, hostnames: shown at all? ──▶ its name ──▶ a line, or `other`
 
-As many lines as `maximum dimensions` says are given to whom comes first; the rest is counted in the line of all
-others, so that the sums are the same. A line whose connections have been idle for long is given to another one
-when all are taken. What has been counted stays where it was.
+As many lines as `maximum dimensions` says are given to whom comes first; the rest is counted in the line of
+all others, so that the sums are the same. When all lines are taken, those whose connections have been idle for
+long are given to others. What has been counted stays where it was.
 
 The lines' names live in memory that the supervisor owns: the next aggregator counts on in the same lines.
 """

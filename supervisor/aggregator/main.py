@@ -53,7 +53,10 @@ log = logging.getLogger("aggregator")
 
 @dataclass(frozen=True)
 class Duty:
-    """One program, or a program's companion, as the aggregator is given it. place: the program's on the board."""
+    """One program, or a program's companion, as the aggregator is given it.
+
+    place: the program's on the board.
+    """
 
     program: Program
     storage: Storage
@@ -66,7 +69,7 @@ class Duty:
 
 @dataclass(frozen=True)
 class ConnectionDuty:
-    """What it takes besides to tell connections apart. names: the channel to the resolver, None without one."""
+    """What it takes besides to tell connections apart. names: the channel to the resolver, or None."""
 
     settings: model.Connections
     lines_fd: int

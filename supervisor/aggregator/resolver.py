@@ -3,9 +3,9 @@
     aggregator ── address ──▶ resolver ── getnameinfo(3) ──▶ DNS, /etc/hosts
                ◀── address, name ──┘
 
-A name server that does not answer holds up the resolver's threads and nobody else: the aggregator never waits,
-and shows an address whose name has not come in time. Who owns an address writes its name as he likes, so that only
-what can be a host's name is taken.
+A name server that does not answer holds up the resolver's threads and nobody else: the aggregator never
+waits, and shows an address whose name has not come in time. Who owns an address writes its name as he likes:
+only what can be a host's name is taken.
 """
 
 import contextlib

@@ -2,8 +2,8 @@
 
     ports = 1-1024 !145 !domain https          ips = !127.0.0.1/8 10.0.0.0/8 fc00::/7 192.168.1.1-192.168.1.9
 
-Words are separated by white space; `!` in front excludes, `*` is everything. What is excluded is looked at first;
-where anything is included, the rest is not.
+Words are separated by white space; `!` in front excludes, `*` is everything. What is excluded is looked at
+first; where anything is included, the rest is not.
 """
 
 from __future__ import annotations

@@ -82,8 +82,8 @@ class ModuleFunction:
 def number_of(name: str, member: str, folder: Path = FOLDER) -> int | None:
     """Bytes from the beginning of the structure to its field, which may stand in a nameless part of it; or
     the value of an enumeration's member; or, for the member `arguments` of a function, how many it takes:
-    where fexit finds its result; the same of a raw tracepoint. `field:shift` is how many bits of its byte stand
-    before a field of a few bits. None where the folder's vmlinux or libbpf does not tell."""
+    where fexit finds its result; the same of a raw tracepoint. `field:shift` is how many bits of its byte
+    stand before a field of a few bits. None where the folder's vmlinux or libbpf does not tell."""
     types = _types(folder)
     if types is None:
         return None

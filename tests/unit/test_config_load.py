@@ -9,9 +9,21 @@ from pathlib import Path
 import pytest
 
 from supervisor.config.load import PACKAGED, check, load, search_path, wants_internal_charts
-from supervisor.config.model import Config, ProgramConfig, Supervision
+from supervisor.config.model import Config, Connections, ProgramConfig, Supervision
+from supervisor.config.networks import Selection
 from supervisor.config.options import PROGRAMS
 from supervisor.errors import ConfigurationError
+
+CONNECTIONS = Connections(
+    table_size=8192,
+    maximum_dimensions=500,
+    resolve_hosts=False,
+    resolve_services=False,
+    ports=Selection(),
+    addresses=Selection(),
+    hostnames="*",
+    names={19999: "Netdata"},
+)
 
 
 def write(folder: Path, name: str, text: str) -> Path:
@@ -54,6 +66,7 @@ def test_without_files_the_packaged_defaults_hold(tmp_path: Path) -> None:
                 co_re_tracing="trampoline",
                 collect_pid="real parent",
                 lifetime_s=300,
+                connections=CONNECTIONS if name == "socket" else None,
             )
             for name in PROGRAMS
         },
