@@ -241,10 +241,9 @@ static __always_inline u32 row_of_tcp(u64 sock)
 // ---- UDP
 //
 // A socket that is not connected is a server's if its port was chosen by bind(2); a client's says at each send where
-// to, and mostly not from where it receives: from where it sent to last. As with owners, a word is the socket's
-// address and, in its low bits, the row.
-#define LAST_BITS 10
-BPF_ARRAY(last_rows, u64, 1 << LAST_BITS);
+// to, and mostly not from where it receives: from where it sent to last. So many sockets are remembered, those that
+// sent last; what others receive is with all others.
+BPF_TABLE("lru_hash", u64, u32, last_rows, 4096);
 
 #define SOCK_BINDPORT_LOCK 8 // include/net/sock.h
 
@@ -258,10 +257,17 @@ static __always_inline int is_bound(u64 sock)
     return locks & SOCK_BINDPORT_LOCK;
 }
 
-static __always_inline u64 *last_row_of(u64 sock)
+static __always_inline u32 last_row_of(u64 sock)
 {
-    u32 place = (sock >> 6) * 0x9E3779B97F4A7C15 >> (64 - LAST_BITS);
-    return last_rows.lookup(&place);
+    u32 *row = last_rows.lookup(&sock);
+    return row ? *row : OUTBOUND;
+}
+
+static __always_inline void remember_row(u64 sock, u32 row)
+{
+    u32 *last = last_rows.lookup(&sock);
+    if (!last || *last != row)
+        last_rows.update(&sock, &row);
 }
 
 // peer: who was named in the call; the other end where nobody was.
@@ -279,15 +285,12 @@ static __always_inline u32 row_of_udp(u64 sock, struct peer *peer)
         return row_for(IPPROTO_UDP, 1, port, peer);
     if (inbound)
         return INBOUND;
-    u64 *last = last_row_of(sock);
-    if (peer->family) {
-        u32 row = row_for(IPPROTO_UDP, 0, port, peer);
-        if (last && !connected)
-            *last = tag_of(sock) | row;
-        return row;
-    }
-    u64 found = last ? *last : 0;
-    return found >> TGID_BITS << TGID_BITS == tag_of(sock) ? found & ((1 << TGID_BITS) - 1) : OUTBOUND;
+    if (!peer->family)
+        return last_row_of(sock);
+    u32 row = row_for(IPPROTO_UDP, 0, port, peer);
+    if (!connected)
+        remember_row(sock, row);
+    return row;
 }
 
 // A struct sockaddr in the kernel's memory, 0 = none.

@@ -3,6 +3,7 @@
 They talk in a network namespace of their own, so that nobody else uses their addresses and ports.
 """
 
+import contextlib
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -10,14 +11,16 @@ from typing import Final
 
 import pytest
 
-from tests.harness import Run, supervisor
+from tests import crowd
+from tests.harness import Run, supervisor, wait_for
 from tests.kernel.conftest import PLANS
-from tests.kernel.counting import grows
+from tests.kernel.counting import Growth, grows
 from tests.network import Peer
 
 pytestmark = pytest.mark.kernel
 
 SERVER, CLIENT = f"srv{os.getpid()}", f"cli{os.getpid()}"
+GROUPS: Final = f"server: {SERVER}\nclient: {CLIENT}\n"
 PORT: Final = 5100
 UNIT: Final = 125  # bytes of a kilobit
 
@@ -101,3 +104,75 @@ def test_bytes_and_calls_are_exact_at_each_service_over_both_protocols_and_versi
             client.do("datagrams", version, port, count, size)
             server.do("take", count, size)
         assert growth.settle(expected) == expected
+
+
+def crowd_expected() -> tuple[Expected, Expected]:
+    """Of the plan: at each service, and at the groups of server and clients."""
+    services: Counter[tuple[str, str]] = Counter()
+    groups: Counter[tuple[str, str]] = Counter()
+    for talk in crowd.plan():
+        of = talk.service
+        services.update(sent(of.name, talk.calls, of.size, talk.answers, of.answer_size))
+        there, back = talk.calls * of.size // UNIT, talk.answers * of.answer_size // UNIT
+        kind = "tcp" if of.tcp else "udp"
+        groups["apps.total_bandwidth_sent", "client"] += there
+        groups["apps.total_bandwidth_recv", "server"] += there
+        groups["apps.total_bandwidth_sent", "server"] += back
+        groups["apps.total_bandwidth_recv", "client"] += back
+        groups[f"apps.bandwidth_{kind}_send", "client"] += talk.calls
+        groups[f"apps.bandwidth_{kind}_send", "server"] += talk.answers
+        groups[f"apps.bandwidth_{kind}_recv", "client"] += talk.answers
+        groups[f"apps.bandwidth_{kind}_recv", "server"] += talk.calls + of.tcp  # and the end
+    return dict(services), dict(groups)
+
+
+def differences(growth: Growth, expected: Expected) -> dict[tuple[str, str], tuple[int, int]]:
+    """Of what has grown from what was expected, once nothing is missing or there was time for it."""
+    with contextlib.suppress(AssertionError):
+        wait_for("the counts", lambda: all(growth.by(*pair) >= n for pair, n in expected.items()), 20)
+    return {pair: (growth.by(*pair), n) for pair, n in expected.items() if growth.by(*pair) != n}
+
+
+def total(run: Run, chart: str, side: str) -> int:
+    lines = run.charts()[chart].dimensions
+    return sum(run.value(chart, line) for line in lines if line.endswith(side))
+
+
+def test_3001_connections_of_97_clients_are_exact_and_their_sums_the_same_with_few_lines() -> None:
+    """Two supervisors see the same: one has a line for each service, the other has ten and that of all others."""
+    services, groups = crowd_expected()
+    sums = [
+        (f"ebpf.{direction}_{what}", side)
+        for direction in ("outbound", "inbound")
+        for what in ("bytes", "packets")
+        for side in ("_sent", "_recv")
+    ]
+    ports = f"[network connections]\nports = {crowd.FIRST_PORT}-{crowd.FIRST_PORT + crowd.SERVICES}\n"
+    options = ("--only", "socket", "--attach", PLANS[0])
+    with contextlib.ExitStack() as stack:
+        run = stack.enter_context(supervisor(*options, groups=GROUPS, files={"ebpf.d/network.conf": ports}))
+        few = stack.enter_context(
+            supervisor(*options, files={"ebpf.d/network.conf": f"{ports}maximum dimensions = 20\n"})
+        )
+        server = stack.enter_context(crowd.Member(SERVER))
+        clients = [stack.enter_context(crowd.Member(CLIENT)) for _ in range(crowd.CLIENTS)]
+        server.do("isolate")
+        server.do("serve")
+        for number, client in enumerate(clients):
+            client.do("join", server.pid)
+        with grows(run, {**services, **groups}) as growth, grows(few, dict.fromkeys(sums, 0)):
+            before = {pair: total(few, *pair) for pair in sums}
+            for order in ("open", "talk"):
+                for number, client in enumerate(clients):
+                    client.order(order, *([number] if order == "open" else []))
+                for client in clients:
+                    client.done()
+            assert differences(growth, {**services, **groups}) == {}
+            few.wait_frames(3)
+            for chart, side in sums:
+                expected = sum(n for (of, line), n in services.items() if of == chart and line.endswith(side))
+                assert total(few, chart, side) - before[chart, side] == expected, (chart, side)
+        for direction in ("outbound", "inbound"):
+            lines = few.charts()[f"ebpf.{direction}_bytes"].dimensions
+            assert len(lines) == 2 * 10 + 2
+            assert {"other:ALL:other_sent", "other:ALL:other_recv"} <= lines.keys()
