@@ -5,8 +5,10 @@ They talk in a network namespace of their own, so that nobody else uses their ad
 
 import contextlib
 import os
+import signal
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Final
 
 import pytest
@@ -176,3 +178,108 @@ def test_3001_connections_of_97_clients_are_exact_and_their_sums_the_same_with_f
             lines = few.charts()[f"ebpf.{direction}_bytes"].dimensions
             assert len(lines) == 2 * 10 + 2
             assert {"other:ALL:other_sent", "other:ALL:other_recv"} <= lines.keys()
+
+
+def of_ours(more: str = "") -> dict[str, str]:
+    """A configuration that shows the ports of these tests only: others use this machine too."""
+    return {"ebpf.d/network.conf": f"{more}\n[network connections]\nports = {PORT}-{PORT + 999}\n"}
+
+
+def isolated(stack: contextlib.ExitStack) -> tuple[Peer, Peer]:
+    server, client = stack.enter_context(Peer(SERVER)), stack.enter_context(Peer(CLIENT))
+    server.do("isolate")
+    client.do("join", server.pid)
+    return server, client
+
+
+def test_no_count_is_lost_when_worker_and_aggregator_are_killed(
+    watched: Run, peers: tuple[Peer, Peer]
+) -> None:
+    server, client = peers
+    service = f"{PORT + 50}:TCP:127.0.0.1"
+    expected = sent(service, 4 * 103, 125)
+    with grows(watched, expected) as growth:
+        server.do("listen", 4, PORT + 50)
+        client.do("connect", 4, PORT + 50, 1)
+        server.do("accept", PORT + 50, 1)
+        for victim in ("socket", "aggregator", "socket", ""):
+            client.do("send", 103, 125)
+            server.do("receive", 103, 125)
+            if victim:
+                os.kill(watched.pid_of(victim), signal.SIGKILL)
+        assert differences(growth, expected) == {}
+
+
+def test_a_full_table_counts_in_the_line_of_all_others() -> None:
+    """Half of the services have no row."""
+    size = "[global]\nsocket monitoring table size = 256\n"
+    with contextlib.ExitStack() as stack:
+        run = stack.enter_context(supervisor("--only", "socket", "--attach", PLANS[0], files=of_ours(size)))
+        _, client = isolated(stack)
+        chart = "ebpf.outbound_bytes"
+        with grows(run, {(chart, "other:ALL:other_sent"): 0}):
+            before = total(run, chart, "_sent")
+            for n in range(508):
+                client.do("datagrams", 4, PORT + 100 + n, 1, 125)
+            wait_for("the datagrams", lambda: total(run, chart, "_sent") >= before + 508)
+            run.wait_frames(2)
+            if "EBPF_TEST_ATTACH" in os.environ:
+                assert total(run, chart, "_sent") == before + 508
+        named = [line for line in run.charts()[chart].dimensions if not line.startswith("other")]
+        assert len(named) <= 2 * 254
+        assert run.value(chart, "other:ALL:other_sent") >= 508 - 254
+        folded = "netdata.ebpf_connections_folded"
+        run.wait_value(folded, "folded", 508 - 254, 30)
+        assert run.value("netdata.ebpf_connection_table", "free") == 0
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"ebpf.d/network.conf": "[network connections]\nenabled = no\n"},
+        {"ebpf.d.conf": "[ebpf programs]\nnetwork connections = no\n"},
+        {"ebpf.d.conf": "[network viewer]\nenabled = no\n"},
+    ],
+    ids=["its own file", "the switch", "the old section"],
+)
+def test_connections_that_are_switched_off_cost_nothing(watched: Run, files: dict[str, str]) -> None:
+    with supervisor("--only", "socket", "--attach", PLANS[0], files=files) as run:
+        program = run.program("socket")
+        told = [hook["reason"] for hook in program["hooks"] if hook["hook"] == "connections"]
+        assert told == ["the configuration switches it off"]
+        assert program["kernel_bytes"] < watched.program("socket")["kernel_bytes"] - (1 << 20)
+        assert not [name for name in run.charts() if name.startswith("ebpf.")]
+
+
+def test_hosts_and_services_are_called_by_their_names() -> None:
+    names = {
+        "ebpf.d/network.conf": of_ours()["ebpf.d/network.conf"]
+        + (
+            "resolve hostnames = yes\nhostnames = !nobody.example localhost\n"
+            f"[service name]\n{PORT + 10} = shop\n"
+        )
+    }
+    with contextlib.ExitStack() as stack:
+        run = stack.enter_context(supervisor("--only", "socket", "--attach", PLANS[0], files=names))
+        _, client = isolated(stack)
+        expected = {("ebpf.outbound_packets", "shop:UDP:localhost_sent"): 53}
+        with grows(run, expected) as growth:
+            client.do("datagrams", 4, PORT + 10, 53, 125)
+            assert differences(growth, expected) == {}
+
+
+def test_a_resolver_that_hangs_holds_up_no_frame_and_loses_no_count() -> None:
+    names = {"ebpf.d/network.conf": of_ours()["ebpf.d/network.conf"] + "resolve hostnames = yes\n"}
+    with contextlib.ExitStack() as stack:
+        run = stack.enter_context(supervisor("--only", "socket", "--attach", PLANS[0], files=names))
+        _, client = isolated(stack)
+        resolver = next(
+            pid for pid in run.children() if b"resolver" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        )
+        os.kill(resolver, signal.SIGSTOP)
+        expected = {("ebpf.outbound_packets", f"{PORT + 11}:UDP:127.0.0.1_sent"): 53}
+        with grows(run, expected) as growth:
+            client.do("datagrams", 4, PORT + 11, 53, 125)
+            run.wait_frames(3)
+            assert growth.by(*next(iter(expected))) == 0
+            assert differences(growth, expected) == {}
