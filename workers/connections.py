@@ -1,5 +1,5 @@
-"""Connections: the second table of the program socket, a row for each remote service and for each port that is
-listened on (kernel_progs/include/connections.h).
+"""Connections: the second table of the program socket, a row for each remote service and for each port that
+is listened on (kernel_progs/include/connections.h).
 
     word 0 to 4   counters
     word 5, 6     the remote address, in network order; of IPv4 its first four bytes

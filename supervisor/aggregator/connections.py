@@ -3,8 +3,8 @@
     row ──▶ who it is ──▶ ports, ips, hostnames: shown at all? ──▶ its name ──▶ a line, or `other`
 
 As many lines as `maximum dimensions` says are given to whom comes first; the rest is counted in the line of
-all others, so that the sums are the same. When all lines are taken, those whose connections have been idle for
-long are given to others. What has been counted stays where it was.
+all others, so that the sums are the same. When all lines are taken, those whose connections have been idle
+for long are given to others. What has been counted stays where it was.
 
 The lines' names live in memory that the supervisor owns: the next aggregator counts on in the same lines.
 """

@@ -141,7 +141,7 @@ def total(run: Run, chart: str, side: str) -> int:
 
 
 def test_3001_connections_of_97_clients_are_exact_and_their_sums_the_same_with_few_lines() -> None:
-    """Two supervisors see the same: one has a line for each service, the other has ten and that of all others."""
+    """Two supervisors see the same: one has a line for each service, the other ten and that of all others."""
     services, groups = crowd_expected()
     sums = [
         (f"ebpf.{direction}_{what}", side)
@@ -160,7 +160,7 @@ def test_3001_connections_of_97_clients_are_exact_and_their_sums_the_same_with_f
         clients = [stack.enter_context(crowd.Member(CLIENT)) for _ in range(crowd.CLIENTS)]
         server.do("isolate")
         server.do("serve")
-        for number, client in enumerate(clients):
+        for client in clients:
             client.do("join", server.pid)
         with grows(run, {**services, **groups}) as growth, grows(few, dict.fromkeys(sums, 0)):
             before = {pair: total(few, *pair) for pair in sums}
@@ -281,5 +281,4 @@ def test_a_resolver_that_hangs_holds_up_no_frame_and_loses_no_count() -> None:
         with grows(run, expected) as growth:
             client.do("datagrams", 4, PORT + 11, 53, 125)
             run.wait_frames(3)
-            assert growth.by(*next(iter(expected))) == 0
             assert differences(growth, expected) == {}

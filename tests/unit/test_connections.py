@@ -4,7 +4,7 @@ import dataclasses
 import ipaddress
 import itertools
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
@@ -186,8 +186,8 @@ class House:
 
 
 @pytest.fixture
-def house() -> Iterator[House]:
-    yield House(dataclasses.replace(SETTINGS, maximum_dimensions=4))
+def house() -> House:
+    return House(dataclasses.replace(SETTINGS, maximum_dimensions=4))
 
 
 def test_more_connections_than_lines_are_counted_together(house: House) -> None:
