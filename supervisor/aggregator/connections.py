@@ -234,6 +234,11 @@ class ConnectionAccount(Account):
         return self._groups
 
     @property
+    def rows(self) -> int:
+        """How many services can have a row."""
+        return len(self.ledger.baselines) - FIRST_ROW
+
+    @property
     def used_rows(self) -> int:
         live = self.ledger.baselines[:, COUNTERS + 2] >> _LIVE_SHIFT & _BYTE
         return int(np.count_nonzero(live))

@@ -375,7 +375,7 @@ class _Aggregator:
         account = next(found, None)
         if account is None:
             return None
-        return internal.ConnectionFacts(len(account.ledger.baselines), account.used_rows, account.folded)
+        return internal.ConnectionFacts(account.rows, account.used_rows, account.folded)
 
     def _facts(self) -> internal.Facts:
         if self._identities is None:
