@@ -296,7 +296,7 @@ static __always_inline int on_tcp_spliced(u64 socket, long result)
 
 static __always_inline int on_udp_sent(u64 sock, u64 message, long result)
 {
-    connection_message(SENT, sock, message, result);
+    connection_udp(SENT, sock, IN_MESSAGE, message, result);
     return transferred(UDP_SENT, result);
 }
 
@@ -309,7 +309,7 @@ static __always_inline int on_udp_v4_sent(u32 family, u64 sock, u64 message, lon
 static __always_inline int on_udp_received(u64 sock, u64 message, u32 flags, long result)
 {
     if (!is_looked_at(flags))
-        connection_message(RECEIVED, sock, message, result);
+        connection_udp(RECEIVED, sock, IN_MESSAGE, message, result);
     return transferred(UDP_RECEIVED, moved(flags, result));
 }
 
@@ -323,7 +323,7 @@ static __always_inline int on_sent_udp(u64 sock, u32 protocol, long result)
 {
     if (protocol != IPPROTO_UDP)
         return 0;
-    connection_call(sock, result);
+    connection_udp(SENT, sock, AT_CALLER, 0, result);
     return transferred(UDP_SENT, result);
 }
 
@@ -334,7 +334,11 @@ static __always_inline int on_received_tcp(u64 sock, u32 protocol, u32 flags, lo
 
 static __always_inline int on_received_udp(u64 sock, u32 protocol, u32 flags, long result)
 {
-    return protocol == IPPROTO_UDP ? on_udp_received(sock, 0, flags, result) : 0;
+    if (protocol != IPPROTO_UDP)
+        return 0;
+    if (!is_looked_at(flags))
+        connection_udp(RECEIVED, sock, NOWHERE, 0, result);
+    return transferred(UDP_RECEIVED, moved(flags, result));
 }
 
 // A kretprobe knows the result only. What its kprobe has to tell it is noted by task: that a receipt moves nothing,

@@ -42,6 +42,11 @@ struct peer {
     u32 word[5];
 };
 
+// Where the other end of a datagram is told, besides in a connected socket.
+#define NOWHERE 0
+#define IN_MESSAGE 1
+#define AT_CALLER 2
+
 #ifdef HAS_CONNECTIONS
 
 // 64 bytes; see workers/connections.py.
@@ -270,38 +275,62 @@ static __always_inline void remember_row(u64 sock, u32 row)
         last_rows.update(&sock, &row);
 }
 
-// peer: who was named in the call; the other end where nobody was.
-static __always_inline u32 row_of_udp(u64 sock, struct peer *peer)
+// A struct sockaddr in the kernel's memory: that of the call's struct msghdr, which may name somebody.
+static __always_inline void peer_of_message(u64 message, struct peer *peer)
+{
+#ifdef MSGHDR_MSG_NAME
+    u64 name = 0;
+    if (message)
+        bpf_probe_read_kernel(&name, sizeof(name), (const void *)(message + MSGHDR_MSG_NAME));
+    if (name)
+        bpf_probe_read_kernel(peer, sizeof(*peer), (const void *)name);
+#endif
+}
+
+// The same where only the end of the system call is seen: what its caller gave to sendto(2) or sendmsg(2).
+static __always_inline void peer_of_caller(struct peer *peer)
+{
+    u64 call = bpf_task_pt_regs(bpf_get_current_task_btf());
+    u64 number = number_of(call), name = 0;
+    if (!is_native(call))
+        return;
+    if (number == __NR_sendto)
+        name = argument(call, 4);
+    else if (number == __NR_sendmsg)
+        bpf_probe_read_user(&name, sizeof(name), (const void *)argument(call, 1)); // msg_name comes first
+    if (name)
+        bpf_probe_read_user(peer, 8, (const void *)name); // all of it that an IPv4 address has
+    if (peer->family == AF_INET6)
+        bpf_probe_read_user(peer, sizeof(*peer), (const void *)name);
+}
+
+static __always_inline u32 row_of_udp(u64 sock, const int told, u64 message)
 {
     struct sock_head head = {};
+    struct peer peer = {};
     if (sock)
         read_head(sock, &head);
     int connected = !!HEAD(&head, u16, SOCK_COMMON_SKC_DPORT);
-    if (!peer->family)
-        peer_of(sock, &head, peer);
-    u16 port = HEAD(&head, u16, SOCK_COMMON_SKC_NUM);
     int inbound = sock && !connected && is_bound(sock);
-    if (inbound && (peer->family || !CONNECTIONS_BY_ADDRESS))
-        return row_for(IPPROTO_UDP, 1, port, peer);
+    if (!inbound || CONNECTIONS_BY_ADDRESS) {
+        if (told == IN_MESSAGE)
+            peer_of_message(message, &peer);
+        else if (told == AT_CALLER && !connected)
+            peer_of_caller(&peer);
+        if (peer.family != AF_INET && peer.family != AF_INET6) {
+            peer.family = 0;
+            peer_of(sock, &head, &peer);
+        }
+    }
+    u16 port = HEAD(&head, u16, SOCK_COMMON_SKC_NUM);
     if (inbound)
-        return INBOUND;
-    if (!peer->family)
+        return peer.family || !CONNECTIONS_BY_ADDRESS ? row_for(IPPROTO_UDP, 1, port, &peer) : INBOUND;
+    if (!peer.family)
         return last_row_of(sock);
-    u32 row = row_for(IPPROTO_UDP, 0, port, peer);
+    u32 row = row_for(IPPROTO_UDP, 0, port, &peer);
     if (!connected)
         remember_row(sock, row);
     return row;
-}
-
-// A struct sockaddr in the kernel's memory, 0 = none.
-static __always_inline void peer_named(u64 sockaddr, struct peer *peer)
-{
-    struct peer named = {};
-    if (!sockaddr)
-        return;
-    bpf_probe_read_kernel(&named, sizeof(named), (const void *)sockaddr);
-    if (named.family == AF_INET || named.family == AF_INET6)
-        *peer = named;
 }
 
 #endif // HAS_CONNECTIONS
@@ -319,26 +348,11 @@ static __always_inline void connection_tcp(u32 calls, u64 sock, long result)
 #endif
 }
 
-static __always_inline void connection_udp(u32 calls, u64 sock, struct peer *peer, long result)
+static __always_inline void connection_udp(u32 calls, u64 sock, const int told, u64 message, long result)
 {
 #ifdef HAS_CONNECTIONS
     if (is_counted(IPPROTO_UDP, result))
-        add_call(row_of_udp(sock, peer), calls, result);
-#endif
-}
-
-// message: the struct msghdr of the call, which may name somebody.
-static __always_inline void connection_message(u32 calls, u64 sock, u64 message, long result)
-{
-#if defined(HAS_CONNECTIONS)
-    struct peer peer = {};
-#ifdef MSGHDR_MSG_NAME
-    u64 name = 0;
-    if (message)
-        bpf_probe_read_kernel(&name, sizeof(name), (const void *)(message + MSGHDR_MSG_NAME));
-    peer_named(name, &peer);
-#endif
-    connection_udp(calls, sock, &peer, result);
+        add_call(row_of_udp(sock, told, message), calls, result);
 #endif
 }
 
@@ -346,28 +360,5 @@ static __always_inline void connection_retransmit(u64 sock)
 {
 #ifdef HAS_CONNECTIONS
     add_to(row_of_tcp(sock), RETRANSMITTED, 1);
-#endif
-}
-
-// What a caller says where a datagram goes, where only the end of its system call is seen: sendto(2) and sendmsg(2).
-static __always_inline void connection_call(u64 sock, long result)
-{
-#ifdef HAS_CONNECTIONS
-    struct peer peer = {};
-    u64 call = bpf_task_pt_regs(bpf_get_current_task_btf());
-    u64 number = number_of(call), name = 0;
-    if (is_counted(IPPROTO_UDP, result) && is_native(call)) {
-        if (number == __NR_sendto)
-            name = argument(call, 4);
-        else if (number == __NR_sendmsg)
-            bpf_probe_read_user(&name, sizeof(name), (const void *)argument(call, 1)); // msg_name comes first
-        if (name)
-            bpf_probe_read_user(&peer, 8, (const void *)name);
-        if (peer.family == AF_INET6)
-            bpf_probe_read_user(&peer, sizeof(peer), (const void *)name);
-        else if (peer.family != AF_INET)
-            peer.family = 0;
-    }
-    connection_udp(SENT, sock, &peer, result);
 #endif
 }
