@@ -282,3 +282,53 @@ def test_a_resolver_that_hangs_holds_up_no_frame_and_loses_no_count() -> None:
             client.do("datagrams", 4, PORT + 11, 53, 125)
             run.wait_frames(3)
             assert differences(growth, expected) == {}
+
+
+def test_connections_that_were_there_before_the_start_have_their_direction() -> None:
+    """The ports that are listened on are read at the start, in every network namespace."""
+    with contextlib.ExitStack() as stack:
+        server, client = isolated(stack)
+        server.do("listen", 6, PORT + 20)
+        client.do("connect", 6, PORT + 20, 1)
+        server.do("accept", PORT + 20, 1)
+        run = stack.enter_context(supervisor("--only", "socket", "--attach", PLANS[0], files=of_ours()))
+        expected = sent(f"{PORT + 20}:TCP:[::1]", 53, 125, 31, 250)
+        with grows(run, expected) as growth:
+            client.do("send", 53, 125)
+            server.do("receive", 53, 125)
+            server.do("send", 31, 250)
+            client.do("receive", 31, 250)
+            assert differences(growth, expected) == {}
+
+
+def sent_again(run: Run, client: Peer) -> int:
+    """Of the namespace; functions are not passed by loss probes."""
+    plans = [
+        h["plan"] for h in run.program("socket")["hooks"] if h["hook"] == "tcp retransmit" and h["attached"]
+    ]
+    unseen = 0 if plans == ["tracepoint"] else client.loss_probes()
+    return client.counter("Tcp", "RetransSegs") - unseen
+
+
+def test_retransmits_and_the_rest_after_the_end_are_counted_at_the_service() -> None:
+    """What is received after both ends have closed, too: the socket has lost its port then."""
+    with contextlib.ExitStack() as stack:
+        server, client = isolated(stack)
+        run = stack.enter_context(supervisor("--only", "socket", "--attach", PLANS[0], files=of_ours()))
+        service = f"{PORT + 30}:TCP:127.0.0.1"
+        expected = sent(service, 7, 125)
+        with grows(run, {**expected, ("ebpf.outbound_retransmit", service): 0}) as growth:
+            server.do("listen", 4, PORT + 30)
+            client.do("connect", 4, PORT + 30, 7)
+            server.do("accept", PORT + 30, 7)
+            before = sent_again(run, client)
+            server.do("deaf")
+            client.do("send_each", 125)
+            wait_for("13 retransmits", lambda: sent_again(run, client) >= before + 13, 30)
+            server.do("hear")
+            client.do("acknowledged")
+            server.do("shut")
+            client.do("hang_up")
+            server.do("receive_each", 125)
+            expected[("ebpf.outbound_retransmit", service)] = sent_again(run, client) - before
+            assert differences(growth, expected) == {}
