@@ -42,6 +42,7 @@ _PROTOCOLS: Final = {socket.IPPROTO_TCP: "TCP", socket.IPPROTO_UDP: "UDP"}
 _OTHERS: Final = 2
 _OTHER: Final = "other:ALL:other"
 _NAME_BYTES: Final = 160
+_LOOK_EVERY_S: Final = 10.0
 
 # Instead of an entity.
 NOT_SHOWN: Final = -1
@@ -178,10 +179,11 @@ class Lines:
     def find(self, inbound: bool, name: str) -> int | None:
         return self._entity.get((inbound, name))
 
-    def give(self, inbound: bool, name: str) -> int | None:
-        """A free line, None where there is none."""
-        if not self._free[inbound]:
-            return None
+    def has_free(self, inbound: bool) -> bool:
+        return bool(self._free[inbound])
+
+    def give(self, inbound: bool, name: str) -> int:
+        """A free line, which there must be."""
         entity = self._free[inbound].pop()
         self._names[entity] = name.encode()
         self._entity[inbound, name] = entity
@@ -222,8 +224,7 @@ class ConnectionAccount(Account):
         self._entity_of_row[:FIRST_ROW] = (OTHER_OUTBOUND, OTHER_INBOUND)
         self._idle = np.zeros(rows, np.bool_)
         # What a former aggregator gave lines to may be in use, and is not known before it changes.
-        self._may_take_back_s = time.monotonic() + IDLE_AFTER_S
-        self._looked: set[bool] = set()
+        self._look_s = dict.fromkeys((False, True), time.monotonic() + IDLE_AFTER_S)
         self._groups: dict[Scope, Groups] = {}
 
     @property
@@ -252,7 +253,6 @@ class ConnectionAccount(Account):
         """Rows that wait for a name are left for a later sample, which has them again."""
         if self._names:
             self._names.take_answers()
-        self._looked.clear()
         self._meet(numbers, values[:, COUNTERS:])
         known = self._entity_of_row[numbers] != WAITING
         return numbers[known], values[known]
@@ -273,7 +273,12 @@ class ConnectionAccount(Account):
         self._idle[numbers] = (identity[:, 2] >> _IDLE_SHIFT & _BYTE) != 0
         identity = identity.copy()
         identity[:, 2] &= _NOT_IDLE
-        other = (self._identity[numbers] != identity).any(axis=1) | (self._entity_of_row[numbers] <= WAITING)
+        entity = self._entity_of_row[numbers]
+        other = (self._identity[numbers] != identity).any(axis=1) | (entity <= WAITING)
+        for inbound, together in ((False, OTHER_OUTBOUND), (True, OTHER_INBOUND)):
+            among = (entity == together) & (numbers >= FIRST_ROW)
+            if among.any() and self._has_line(inbound):
+                other |= among
         other &= numbers >= FIRST_ROW
         for number, words in zip(numbers[other].tolist(), identity[other].tolist(), strict=True):
             self._identity[number] = words
@@ -284,19 +289,22 @@ class ConnectionAccount(Account):
         if isinstance(name, int):
             return name
         found = self._lines.find(service.inbound, name)
-        if found is None:
-            found = self._lines.give(service.inbound, name)
-        if found is None and self._take_back_idle(service.inbound):
+        if found is None and self._has_line(service.inbound):
             found = self._lines.give(service.inbound, name)
         if found is None:
             return OTHER_INBOUND if service.inbound else OTHER_OUTBOUND
         return found
 
+    def _has_line(self, inbound: bool) -> bool:
+        """Whether there is a free line, or one could be taken back."""
+        return self._lines.has_free(inbound) or self._take_back_idle(inbound)
+
     def _take_back_idle(self, inbound: bool) -> bool:
-        """Takes lines back whose rows are all idle; looked for once a sample. Whether there was any."""
-        if inbound in self._looked or time.monotonic() < self._may_take_back_s:
+        """Takes lines back whose rows are all idle; looked for now and then. Whether there was any."""
+        now_s = time.monotonic()
+        if now_s < self._look_s[inbound]:
             return False
-        self._looked.add(inbound)
+        self._look_s[inbound] = now_s + _LOOK_EVERY_S
         busy = set(np.unique(self._entity_of_row[~self._idle]).tolist())
         idle = [entity for entity in self._lines.given(inbound) if entity not in busy]
         self._entity_of_row[np.isin(self._entity_of_row, idle)] = UNKNOWN

@@ -155,8 +155,12 @@ class House:
 
     def new_aggregator(self) -> ConnectionAccount:
         self.account = ConnectionAccount(CONNECTIONS, self.storage, self.settings, self.lines_fd, self.names)
-        self.account._may_take_back_s = 0
+        self.look_again()
         return self.account
+
+    def look_again(self) -> None:
+        """Lets idle lines be looked for, as time does."""
+        self.account._look_s = dict.fromkeys((False, True), 0.0)
 
     def count(self, row: int, words: tuple[int, int, int], sent_bytes: int) -> None:
         self.live[row, :2] += np.array([1, sent_bytes], np.uint64)
@@ -243,6 +247,22 @@ def test_the_line_of_a_connection_that_is_idle_is_given_to_another_when_all_are_
     house.count(2, identity(80, "10.0.0.1"), 9)
     house.sample()
     assert house.bytes_of()["outbound/other:ALL:other"] == 9
+
+
+def test_a_connection_among_all_others_gets_a_line_once_one_is_free(house: House) -> None:
+    for n in range(3):
+        house.count(2 + n, identity(80 + n, "10.0.0.1"), 100 + n)
+    house.sample()
+    house.live[3, 7] |= np.uint64(IDLE)
+    house.sample()
+    house.look_again()
+    house.count(4, identity(82, "10.0.0.1"), 7)
+    house.sample()
+    assert house.bytes_of() == {
+        "outbound/80:TCP:10.0.0.1": 100,
+        "outbound/82:TCP:10.0.0.1": 7,
+        "outbound/other:ALL:other": 102,
+    }
 
 
 def test_services_of_one_name_share_a_line() -> None:
