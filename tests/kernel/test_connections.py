@@ -332,3 +332,23 @@ def test_retransmits_and_the_rest_after_the_end_are_counted_at_the_service() -> 
             server.do("receive_each", 125)
             expected[("ebpf.outbound_retransmit", service)] = sent_again(run, client) - before
             assert differences(growth, expected) == {}
+
+
+def test_only_addresses_of_the_list_are_shown_in_either_direction() -> None:
+    """Inbound connections to one port are then told apart by who makes them."""
+    only = {"ebpf.d/network.conf": of_ours()["ebpf.d/network.conf"] + "ips = !127.0.0.0/8 ::1\n"}
+    with contextlib.ExitStack() as stack:
+        server, client = isolated(stack)
+        run = stack.enter_context(supervisor("--only", "socket", "--attach", PLANS[0], files=only))
+        expected = sent(f"{PORT + 41}:TCP:[::1]", 53, 125)
+        with grows(run, expected) as growth:
+            for version, port in ((4, PORT + 40), (6, PORT + 41)):
+                server.do("listen", version, port)
+                client.do("connect", version, port, 1)
+                server.do("accept", port, 1)
+                client.do("send", 53, 125)
+                server.do("receive", 53, 125)
+            assert differences(growth, expected) == {}
+        for direction in ("outbound", "inbound"):
+            lines = run.charts()[f"ebpf.{direction}_bytes"].dimensions
+            assert not [line for line in lines if line.startswith(str(PORT + 40))]
