@@ -5,6 +5,7 @@ They talk in a network namespace of their own, so that nobody else uses their ad
 
 import contextlib
 import os
+import re
 import signal
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -276,6 +277,9 @@ def test_a_resolver_that_hangs_holds_up_no_frame_and_loses_no_count() -> None:
         resolver = next(
             pid for pid in run.children() if b"resolver" in Path(f"/proc/{pid}/cmdline").read_bytes()
         )
+        status = Path(f"/proc/{resolver}/status").read_text()
+        assert re.search(r"^CapEff:\s0+$", status, re.MULTILINE)
+        assert not re.search(r"^Uid:.*\b0\b", status, re.MULTILINE)
         os.kill(resolver, signal.SIGSTOP)
         expected = {("ebpf.outbound_packets", f"{PORT + 11}:UDP:127.0.0.1_sent"): 53}
         with grows(run, expected) as growth:
