@@ -3,7 +3,7 @@
 
 RUN_PACKAGES  := python3-bpfcc python3-venv linux-libc-dev
 TEST_PACKAGES := qemu-system-x86 kmod udev iproute2 busybox-static netdata-core e2fsprogs xfsprogs btrfs-progs \
-                 nfs-kernel-server mdadm dmsetup
+                 nfs-kernel-server mdadm dmsetup mandoc man-db zsh mmdebstrap systemd checkpolicy semodule-utils
 
 # BCC's Python module belongs to the system's interpreter, whatever python3 comes first in PATH.
 PYTHON := /usr/bin/python3
@@ -13,9 +13,10 @@ ARGS   ?=
 
 # What all kernels have shown; docs/coverage.md is made of it.
 COVERAGE := .coverage-notes
+MINUTES  ?= 60
 KERNELS  ?= 5.10,6.1,6.12,7.2
 
-.PHONY: run test test-kernels lint bench clean
+.PHONY: run test test-kernels test-faults test-systemd soak lint bench clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/.run-ready
@@ -35,9 +36,22 @@ test-kernels: $(VENV)/.test-ready
 	    $(BIN)/python -m pytest tests/guest/test_known_answers.py $(ARGS)
 	@$(BIN)/python -m tests.coverage_matrix $(COVERAGE)
 
+# The unit in a guest with systemd as init; the image is built once.
+test-systemd: $(VENV)/.test-ready
+	@EBPF_TEST_SYSTEMD=1 $(BIN)/python -m pytest tests/guest/test_systemd.py $(ARGS)
+
 lint: $(VENV)/.test-ready
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
+
+# Every fault, where `make test` takes some of each kind.
+test-faults: $(VENV)/.test-ready
+	@EBPF_TEST_FAULTS=all $(BIN)/python -m pytest tests/process/test_faults.py \
+	    tests/process/test_fault_injection.py $(ARGS)
+
+# Storms of forks and connections, a child killed every 5 s: exact totals, and nothing grows.
+soak: $(VENV)/.test-ready
+	@EBPF_TEST_SOAK_MINUTES=$(MINUTES) $(BIN)/python -m pytest tests/process/test_soak.py $(ARGS)
 
 bench: $(VENV)/.test-ready
 	@$(BIN)/python -m tests.benchmarks $(ARGS)
@@ -52,6 +66,13 @@ $(VENV)/.test-ready: $(VENV)/.run-ready
 	@$(call need,$(TEST_PACKAGES))
 	@$(BIN)/pip install --quiet --editable '.[test]'
 	@touch $@
+
+INSTALL_NEEDS := install-packages
+include systemd/install.mk
+
+.PHONY: install-packages
+install-packages:
+	@$(if $(DESTDIR),,$(call need,$(RUN_PACKAGES)))
 
 clean:
 	rm -rf $(VENV) $(COVERAGE) *.egg-info .mypy_cache .ruff_cache .pytest_cache

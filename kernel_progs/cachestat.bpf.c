@@ -1,5 +1,5 @@
 // Pages of the page cache that were read, added and made dirty, and buffers made dirty, by process.
-#define ROW_COLUMNS 8
+#define ROW_COLUMNS 4
 #include "counters.h"
 #include "folio.h"
 

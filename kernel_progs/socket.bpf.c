@@ -2,7 +2,7 @@
 //
 // What a call moved is known at its end only: a short send returns less than it was asked for. So sends and receipts
 // are seen at their end, in both load modes.
-#define ROW_COLUMNS 24
+#define ROW_COLUMNS 18
 #include "counters.h"
 
 enum column {

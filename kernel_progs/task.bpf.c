@@ -31,7 +31,7 @@ enum word { SETTLED_NS, LOADER, WORDS };
 BPF_F_TABLE("array", u32, u64, words, WORDS, MAP_FLAGS);
 
 // Written by the kernel only.
-enum tally { BIRTHS_WITHOUT_SLOT, TALLIES };
+enum tally { BIRTHS_WITHOUT_SLOT, CGROUPS_MADE, TALLIES };
 BPF_F_TABLE("array", u32, u64, tallies, TALLIES, MAP_FLAGS);
 
 // Slots that can be given, and those that are at rest, in the order in which they came back.
@@ -45,6 +45,20 @@ struct used_pages {
 };
 
 BPF_F_TABLE("array", u32, struct used_pages, used_pages, 1, MAP_FLAGS);
+
+#if CGROUP_VERSION
+// The paths of the cgroups that were made last: one that lives shorter than a tick has no folder any more by which
+// it could be found. A longer path is cut, and of no use. CGROUP_PATHS comes from the loader.
+#define CGROUP_PATH_BYTES 496
+
+struct cgroup_path {
+    u64 number;      // how many had been made with it, 0 = being written
+    u64 id;
+    char path[CGROUP_PATH_BYTES];
+};
+
+BPF_F_TABLE("array", u32, struct cgroup_path, cgroup_paths, CGROUP_PATHS, MAP_FLAGS);
+#endif
 
 // PLANT: `pid` gets the slot, unless the hook of forks has given it one. MAP: the thread `pid` of the process
 // `ppid` is counted in that one's slot. EXITED, GONE: what was missed between /proc and PLANT. CGROUP: what /proc
@@ -233,6 +247,27 @@ static __always_inline int on_attach(u32 pid, u32 hierarchy, u64 cgroup_id)
         move(self, cgroup_id);
     return 0;
 }
+
+#if CGROUP_VERSION
+// The kernel makes cgroups one at a time (cgroup_mutex): nobody else writes here meanwhile.
+static __always_inline int on_cgroup(u32 hierarchy, u64 cgroup_id, const char *path)
+{
+    u32 tally = CGROUPS_MADE;
+    u64 *made = tallies.lookup(&tally);
+    if (!made || hierarchy != CGROUP_HIERARCHY)
+        return 0;
+    u32 place = *made % CGROUP_PATHS;
+    struct cgroup_path *entry = cgroup_paths.lookup(&place);
+    if (!entry)
+        return 0;
+    *(volatile u64 *)&entry->number = 0;
+    entry->id = cgroup_id;
+    bpf_probe_read_kernel_str(entry->path, CGROUP_PATH_BYTES, path);
+    *(volatile u64 *)&entry->number = *made + 1;
+    *(volatile u64 *)made = *made + 1;
+    return 0;
+}
+#endif
 
 static __always_inline void plant(struct order *given)
 {

@@ -1,38 +1,47 @@
 """The arbiter: it owns what must outlive a crash, watches over every unit, and ends everything in order."""
 
+import collections
+import contextlib
 import dataclasses
+import gc
 import logging
 import os
 import signal
 import socket
 import stat
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Final
 
 import supervisor
-from supervisor import control, kprobe_events, linux, status, template
-from supervisor.aggregator import account, apps_groups, cgroups, connections, internal
+from supervisor import control, kprobe_events, linux, reload, status, template
+from supervisor.aggregator import apps_groups, storage
 from supervisor.aggregator import board as boards
-from supervisor.aggregator import identities as slot_groups
 from supervisor.aggregator import main as aggregator
 from supervisor.aggregator.output import reader_gone, widen
 from supervisor.aggregator.stream import DISABLE
 from supervisor.commands import Commands
+from supervisor.config import difference
+from supervisor.config.difference import Effect
 from supervisor.config.model import Config, ProgramConfig
+from supervisor.errors import AlreadyRunning
 from supervisor.kernel import cgroup_hierarchy, identities, loader, reading
-from supervisor.kernel.maps import USED_PAGES
+from supervisor.kernel.maps import KernelMap, MapInfo
 from supervisor.kernel.plans import Preference
 from supervisor.loop import Loop
-from supervisor.pipeline import ledger, table
-from supervisor.runtime_dir import SAMPLES_SOCKET, RuntimeDir
+from supervisor.notify import Notifier
+from supervisor.pipeline import table
+from supervisor.reload import SPARE_GROUPS, Plan, Reread
+from supervisor.runtime_dir import CONTROL, SAMPLES, SAMPLES_SOCKET, RuntimeDir
 from supervisor.spawn import Account
 from supervisor.states import HAS_PROCESS, State
+from supervisor.top.offer import Offer, Offered
 from supervisor.unit import Unit
 from supervisor.units import (
     AggregatorUnit,
+    Companion,
     CoreUnit,
     House,
     Loaders,
@@ -41,13 +50,18 @@ from supervisor.units import (
     TemplateUnit,
     close_storage,
     places_for_loaders,
+    shards,
 )
 from workers import base
-from workers.connections import fitted
+from workers.connections import IDLE, fitted
 from workers.declaration import Program
 
+# How often systemd is told how it goes, while nothing else is to be told.
+_SUMMARY_S: Final = 10.0
 # How often the arbiter looks after what tells it nothing by itself.
 _ROUND_S: Final = 1.0
+# How often is looked whether what was told to stop has stopped.
+_POLL_S: Final = 0.02
 
 log = logging.getLogger("ebpf-supervisor")
 
@@ -56,14 +70,21 @@ log = logging.getLogger("ebpf-supervisor")
 class Options:
     """How to run.
 
-    attach: a family of plans, or auto. stream_fd: where frames go. last_frame: stop after so many, 0 = go on.
+    reread: gives the configuration as the files say it now. attach: a family of plans, or auto. stream_fd:
+    where frames go; when it serves, the socket that readers connect to. last_frame: stop after so many, 0 =
+    go on.
     """
 
     config: Config
+    reread: Reread
     account: Account
     attach: str
     stream_fd: int
     last_frame: int
+    serves: bool = False
+
+
+Done = Callable[[Plan, Sequence[Unit]], None]
 
 
 class Arbiter:
@@ -79,30 +100,29 @@ class Arbiter:
         self._exit_status = 0
         self._follows_core = False
         self._facts_due_s = 0.0
+        self._summary_due_s = 0.0
         self._previous_round_s = time.monotonic()
         self._commands = Commands(self)
         self._lifeline, theirs = socket.socketpair()
         self._groups, problems = apps_groups.read(self._config.apps_groups_path)
+        self._group_places = len(self._groups.names) + SPARE_GROUPS
         for problem in problems:
             log.warning("%s", problem)
 
         configured = list(self._config.programs.values())
-        enabled = [c for c in configured if c.enabled]
+        self._made = difference.shared(self._config)
         self._board_fd = boards.create(len(configured))
         self._board = boards.Board(self._board_fd, len(configured))
         self._events: list[tuple[float, int]] = [(time.monotonic(), 0)] * len(configured)
         self._rates = [0.0] * len(configured)
-        self._every_s = min((c.update_every_s for c in enabled), default=self._config.update_every_s)
-        self._slots = identities.whole_pages(
-            max((c.pid_table_size for c in enabled), default=self._config.pid_table_size)
-        )
+        self._slots = identities.whole_pages(self._made.slots)
+        self._notifier = Notifier(os.environ, self._every_s)
         found, complaint = reading.find(self._config.map_reading, options.account)
         if complaint:
             log.warning("[supervisor] %s", complaint)
-        by_cgroup = any(c.cgroups for c in enabled)
-        self.hierarchy = cgroup_hierarchy.find() if by_cgroup else None
-        self._identities_fd = slot_groups.create(self._slots)
-        self._cgroups_fd = cgroups.create()
+        self.hierarchy = cgroup_hierarchy.find() if self._made.cgroups else None
+        self._identities_fd = storage.create_slots(self._slots)
+        self._cgroups_fd = storage.create_cgroups()
         companions = {p.companion.name: p.companion for p in programs.values() if p.companion}
         known = {**programs, **companions}
         account_of_readers = dataclasses.replace(options.account, capability=found.capability)
@@ -117,6 +137,7 @@ class Arbiter:
             ),
             self._on_change,
         )
+        self._sweeper = kprobe_events.Sweeper(self.loop)
         house = House(
             self.loop,
             self._config.supervision,
@@ -126,6 +147,8 @@ class Arbiter:
             options.attach,
             kprobe_events.tag(runtime_dir.path),
             Path(self._config.btf_path),
+            self._config.kprobe_attach == "kprobe_events",
+            self._sweeper,
             Loaders(places_for_loaders()),
             self._on_change,
             self.template,
@@ -135,7 +158,7 @@ class Arbiter:
             str(loader.PINS),
             loader.possible_cpus(),
             found.map_flags,
-            thread_slots=any(c.collect_pid == "all" for c in enabled),
+            thread_slots=self._made.threads,
         )
         self.core = CoreUnit(house, self._core_request, self._on_core, found.description)
         fitting = [fitted(programs[config.name], config.connections) for config in configured]
@@ -144,35 +167,35 @@ class Arbiter:
                 number,
                 program,
                 config,
-                self._storage(program),
+                self._storage(program, config),
                 house,
                 self.core,
                 self._defines,
                 self._set_attached,
-                self._storage(program.companion, config) if program.companion else None,
+                self._companion(program, config),
             )
             for number, (program, config) in enumerate(zip(fitting, configured, strict=True))
         ]
-        wanted = next((c.connections for c in configured if c.connections), None)
-        self._lines_fd = connections.create(wanted) if wanted else -1
-        self.resolver = ResolverUnit(house) if wanted and wanted.resolve_hosts else None
+        resolves = any(c.connections and c.connections.resolve_hosts for c in configured)
+        self.resolver = ResolverUnit(house) if resolves else None
         self.aggregator = AggregatorUnit(house, self._assign, self._on_aggregator_done)
 
     # ---- the run
 
     def run(self) -> int:
         """Runs until it is told to stop, its reader goes, or nothing can be collected; the exit status."""
-        widen(self._options.stream_fd)
-        server = control.Server(self._runtime_dir.control, self.loop, self._commands.handlers())
+        if not self._options.serves:
+            widen(self._options.stream_fd)
+            self._watch_stdin()
+        self._server = control.Server(self._runtime_dir.control, self.loop, self._commands.handlers())
         self._watch_signals()
-        self._watch_stdin()
         try:
             self._start_all()
             self.loop.after(_ROUND_S, self._round)
             self.loop.run()
         finally:
             self._release()
-            server.close()  # who asked for the end hears of it by this
+            self._server.close()  # who asked for the end hears of it by this
             self.loop.close()
         return self._exit_status
 
@@ -181,6 +204,9 @@ class Arbiter:
         names = ", ".join(unit.name for unit in enabled) or "none"
         log.info("version %s, kernel %s, programs: %s", supervisor.__version__, os.uname().release, names)
         # What workers are copies of: made before anything has grown.
+        gc.collect()
+        gc.freeze()
+        linux.close_gaps()
         linux.let_go_of_files()
         self.template.start()
         # The core first: the hooks of a fork must be there before anything is counted by process.
@@ -212,7 +238,9 @@ class Arbiter:
         if self.ending:
             return
         log.info("stopping: %s", why)
+        self._notifier.stopping()
         self.ending, self._exit_status = True, exit_status
+        self._sweeper.rest()  # the end clears all away together
         # A last sample is worth a worker's while only if somebody is there to take it.
         heard = self.aggregator.state is State.RUNNING
         for unit in self.units:
@@ -241,8 +269,14 @@ class Arbiter:
         for program in self.units:
             close_storage(program.storage)
             if program.companion:
-                close_storage(program.companion)
-        kprobe_events.clean(kprobe_events.tag(self._runtime_dir.path))
+                close_storage(program.companion.storage)
+        self._sweeper.finish()
+        try:
+            for removed in kprobe_events.clean(kprobe_events.tag(self._runtime_dir.path)):
+                log.info("removed %s", removed)
+        except OSError as error:
+            told = "lines of kprobe_events may be left: %s; `ebpf-supervisor cleanup` removes them"
+            log.warning(told, error.strerror)
 
     # ---- what units need
 
@@ -255,34 +289,44 @@ class Arbiter:
             kprobe_events.tag(self._runtime_dir.path),
         )
 
-    def _storage(self, program: Program, config: ProgramConfig | None = None) -> account.Storage:
-        """config: whose companion the program is."""
-        rows = self._slots if program.kind == "slot" else program.rows
-        columns = len(program.columns)
-        table_shape = table.Shape(rows, columns)
-        entities = account.entities(program, len(self._groups.names), account.MAX_CGROUPS)
-        if config and config.connections:
-            entities = connections.entities(config.connections)
-        ledger_shape = ledger.Shape(rows, columns, entities, len(program.derived_names))
-        return account.Storage(
-            table.create(program.name, table_shape),
-            table_shape,
-            ledger.create(program.name, ledger_shape),
-            ledger_shape,
+    def _storage(self, program: Program, config: ProgramConfig) -> storage.Storage:
+        return storage.create(
+            program, self._slots, self._group_places, shards(config), loader.possible_cpus()
         )
 
+    def _companion(self, program: Program, config: ProgramConfig) -> Companion | None:
+        """Memory for the connections of a program that tells them apart."""
+        if not program.companion or not config.connections:
+            return None
+        own = storage.create_connections(config.connections)
+        rows = program.companion.rows
+        idle = KernelMap(MapInfo(IDLE, 1, rows, linux.BPF_F_MMAPABLE), own.idle_fd)
+        made = storage.create(program.companion, 0, 0, 1, 0, config.connections)
+        return Companion(made, own, {IDLE: idle})
+
+    @property
+    def _every_s(self) -> int:
+        """Seconds between two frames."""
+        enabled = [config for config in self._config.programs.values() if config.enabled]
+        return min((config.update_every_s for config in enabled), default=self._config.update_every_s)
+
     def _assign(self, ready: socket.socket) -> aggregator.Assignment:
+        for number in range(len(self._board.leaving)):
+            self._board.leaving[number] = 0
         core = self.core.loaded.maps if self.core.loaded else {}
         self._follows_core = bool(core)
         return aggregator.Assignment(
             (*map(self._duty, self.units), *(d for u in self.units for d in self._companion_duty(u))),
             self._groups,
-            {name: core[name] for name in ("task", "words", USED_PAGES)} if core else {},
+            self._group_places,
+            {name: core[name] for name in aggregator.MAPS if name in core},
             self._board_fd,
             self._identities_fd,
             self._cgroups_fd,
             self.hierarchy.mount_point if self.hierarchy else None,
+            self.hierarchy.root if self.hierarchy else "/",
             self._options.stream_fd,
+            self._options.serves,
             Path(SAMPLES_SOCKET),
             self._every_s,
             self._config.modern_charts,
@@ -303,14 +347,85 @@ class Arbiter:
     def _companion_duty(self, unit: ProgramUnit) -> Iterator[aggregator.Duty]:
         if unit.program.companion and unit.companion and unit.config.connections:
             names = self.resolver.aggregators_end if self.resolver else None
-            given = aggregator.ConnectionDuty(unit.config.connections, self._lines_fd, names)
-            duty = self._duty(unit)
+            given = aggregator.ConnectionDuty(unit.config.connections, unit.companion.memory, names)
             yield dataclasses.replace(
-                duty, program=unit.program.companion, storage=unit.companion, connections=given
+                self._duty(unit),
+                program=unit.program.companion,
+                storage=unit.companion.storage,
+                connections=given,
             )
 
     def _set_attached(self, number: int, generation: int) -> None:
         self._board.attached[number] = generation
+
+    # ---- another configuration
+
+    def reload(self, done: Done = lambda plan, units: None) -> None:
+        """Reads the configuration again and applies what is different. Raises Refused: nothing has changed.
+
+        done: is called once all units concerned have been told to stop and start.
+        """
+        try:
+            plan = reload.plan(
+                self._options.reread, self._config, self._groups, self._group_places, self._made
+            )
+        except reload.Refused as error:
+            for problem in error.problems:
+                log.error("reload: %s", problem)
+            log.error("reload: %s", error)
+            raise
+        for problem in plan.warnings:
+            log.warning("reload: %s", problem)
+        for change in plan.told(len(self.units)):
+            log.info("reload: %s", reload.line(change))
+        if not plan.changes:
+            log.info("reload: nothing has changed")
+        self._apply(plan, done)
+
+    def _apply(self, plan: Plan, done: Done) -> None:
+        """Programs first: the aggregator takes the last counts of those that stop before it is made anew."""
+        relaunch: list[Unit] = []
+        if plan.config.supervision.loglevel != self._config.supervision.loglevel:
+            logging.getLogger().setLevel(plan.config.supervision.loglevel.upper())
+            relaunch.append(self.template)  # workers log at the level that it was made with
+        self._config, self._groups = plan.config, plan.groups
+        for unit in (*self.units, self.core, self.template, self.aggregator):
+            unit.settings = plan.config.supervision
+        stopped: list[Unit] = [u for u in self.units if self._change_program(u, plan.effects(u.name))]
+        if plan.concerns_aggregator:
+            relaunch.append(self.aggregator)
+            for unit in self.units:
+                self._board.leaving[unit.number] = plan.leaving(unit.name)
+        self._when_stopped(stopped, lambda: self._relaunch(plan, stopped, relaunch, done))
+
+    def _change_program(self, unit: ProgramUnit, effects: frozenset[Effect]) -> bool:
+        """Gives it its new configuration; whether it has been told to stop."""
+        unit.configure(self._config.programs[unit.name])
+        if Effect.STOPS in effects or (Effect.LOADED in effects and unit.state is not State.STOPPED):
+            unit.stop()
+            return True
+        if Effect.STARTS in effects:
+            unit.start()
+        elif Effect.SAMPLED in effects:
+            unit.renew_worker()
+            return True
+        return False
+
+    def _relaunch(self, plan: Plan, stopped: Sequence[Unit], others: Sequence[Unit], done: Done) -> None:
+        """Starts what has stopped to be loaded anew; stops and starts the others."""
+        if self.ending:
+            return
+        for unit in stopped:
+            if Effect.STOPS not in plan.effects(unit.name):
+                unit.start()
+        concerned = [*(unit for unit in self.units if plan.effects(unit.name)), *others]
+        self._restart(others, lambda: done(plan, concerned))
+
+    def _when_stopped(self, units: Sequence[Unit], call: Callable[[], None]) -> None:
+        if any(unit.state is State.STOPPING for unit in units):
+            self.loop.after(_POLL_S, lambda: self._when_stopped(units, call))
+        else:
+            call()
 
     # ---- events
 
@@ -328,9 +443,12 @@ class Arbiter:
         lost = all(unit.state in (State.UNAVAILABLE, State.FATAL) and not unit.waits for unit in enabled)
         if lost and not self.frames() and not self.ending:
             log.error("nothing can be collected on this kernel; `ebpf-supervisor check` says why")
-            if not reader_gone(self._options.stream_fd):
+            if not self._options.serves and not self._reader_gone():
                 os.write(self._options.stream_fd, DISABLE)
             self.end("nothing can be collected", exit_status=1)
+
+    def _reader_gone(self) -> bool:
+        return not self._options.serves and reader_gone(self._options.stream_fd)
 
     def _on_aggregator_done(self) -> None:
         self.end("the stream is at its end")
@@ -348,8 +466,16 @@ class Arbiter:
 
     def _on_signal(self) -> None:
         for number in self._wakeup.recv(64):
-            if number != signal.SIGCHLD:
+            if number == signal.SIGHUP:
+                self._on_hangup()
+            elif number != signal.SIGCHLD:
                 self.end(signal.Signals(number).name)
+
+    def _on_hangup(self) -> None:
+        """As other daemons do. A terminal that hangs up takes the reader along: that ends us anyway."""
+        if not self.ending:
+            with contextlib.suppress(reload.Refused):  # the log has it
+                self.reload()
 
     def _watch_stdin(self) -> None:
         """Netdata gives a pipe and closes it when it ends. A terminal or /dev/null says nothing."""
@@ -368,18 +494,27 @@ class Arbiter:
             self.end("the agent has closed our stdin" if not data else "the agent said QUIT")
 
     def _round(self) -> None:
-        """Once a second: the reader, the hung, the rates."""
+        """Once a second. What cannot be looked at for want of descriptors or memory can be later."""
         self.loop.after(_ROUND_S, self._round)
+        try:
+            self._look_around()
+        except OSError as error:
+            log.warning("cannot look after everything now: %s", error.strerror or error)
+
+    def _look_around(self) -> None:
+        """The reader, the hung, the rates."""
         now_s = time.monotonic()
         late = now_s - self._previous_round_s > 2 * _ROUND_S
         self._previous_round_s = now_s
-        if reader_gone(self._options.stream_fd):
+        if self._reader_gone():
             self.end("nobody reads the stream any more")
         if not self.ending:
             for unit in self.units:
                 unit.look_at_parts()
+            self._look_at_runtime_dir()
+            self._notify(now_s)
         if self._config.internal_charts and now_s >= self._facts_due_s:
-            self._facts_due_s = now_s + internal.EVERY_S / 2
+            self._facts_due_s = now_s + boards.FACTS_EVERY_S / 2
             self._post_facts()
         # After a pause of our own (a stop, a suspended machine) everybody looks hung.
         if not late and not self.ending:
@@ -389,6 +524,68 @@ class Arbiter:
             if counted != before or now_s - at_s > self._config.update_every_s + _ROUND_S:
                 self._rates[number] = max(0, counted - before) / (now_s - at_s)
                 self._events[number] = (now_s, counted)
+
+    def _look_at_runtime_dir(self) -> None:
+        """What somebody has removed of it is made anew, and whoever needs it is shown the new one."""
+        gone = self._runtime_dir.missing()
+        if self.aggregator.state is not State.RUNNING:
+            gone -= {SAMPLES_SOCKET}  # it may be about to make it
+        if not gone:
+            return
+        log.warning("removed from %s: %s; made anew", self._runtime_dir.path, ", ".join(sorted(gone)))
+        try:
+            self._runtime_dir.restore(gone, self._options.account)
+            if CONTROL in gone:
+                self._server.bind_again()
+        except AlreadyRunning as error:
+            self.end(f"its runtime directory was removed, and taken by another one: {error}", exit_status=1)
+            return
+        except OSError as error:
+            log.error("%s: cannot be made anew: %s", self._runtime_dir.path, error.strerror)
+            return
+        if SAMPLES in gone:
+            # Their working directory is the folder that is gone: none of them finds the new socket.
+            self._restart([self.template, self.aggregator], self._renew_workers)
+        elif SAMPLES_SOCKET in gone:
+            self._restart([self.aggregator], lambda: None)
+
+    def _restart(self, units: Sequence[Unit], then: Callable[[], None]) -> None:
+        """Stops those that run, starts them again, and goes on."""
+        again = [unit for unit in units if unit.state is not State.STOPPED]
+        for unit in again:
+            # The template holds nothing, and waits for SIGTERM no more than its copies before they begin.
+            unit.stop(signal.SIGKILL if unit is self.template else signal.SIGTERM)
+
+        def start() -> None:
+            if not self.ending:
+                for unit in again:
+                    unit.start()
+                then()
+
+        self._when_stopped(again, start)
+
+    def _renew_workers(self) -> None:
+        for unit in self.units:
+            unit.renew_worker()
+
+    def _notify(self, now_s: float) -> None:
+        """Tells systemd how it goes: ready once there is a frame, or nothing is left to wait for."""
+        enabled = [unit for unit in self.units if unit.config.enabled]
+        under_way = (State.STARTING, State.BACKOFF, State.STOPPED)
+        if self.frames() or not any(unit.state in under_way for unit in enabled):
+            self._notifier.ready(self._summary(enabled))
+        if now_s >= self._summary_due_s:
+            self._summary_due_s = now_s + _SUMMARY_S
+            self._notifier.status(self._summary(enabled))
+        self._notifier.feed(int(self._board.progress[boards.CYCLE_NS]), now_s)
+
+    def _summary(self, enabled: list[ProgramUnit]) -> str:
+        states = collections.Counter(unit.state for unit in enabled)
+        counted = ", ".join(
+            f"{number} {state.value}"
+            for state, number in sorted(states.items(), key=lambda item: item[0] is not State.RUNNING)
+        )
+        return f"{len(enabled)} programs: {counted}; {sum(self._rates):.0f} events/s"
 
     def _post_facts(self) -> None:
         """What the charts about ourselves show, and the aggregator cannot know."""
@@ -432,6 +629,19 @@ class Arbiter:
         number = unit.number
         return status.Counts(
             int(self._board.taken[number]), int(self._board.lost[number]), self._rates[number]
+        )
+
+    def offer(self) -> Offer:
+        """What `ebpfctl top` reads."""
+        return Offer(
+            [Offered(unit.name, unit.state is State.RUNNING, unit.storage) for unit in self.units],
+            self._groups.names,
+            self._group_places,
+            self._slots,
+            self._identities_fd,
+            self._cgroups_fd,
+            self.core.loaded.maps if self.core.loaded else {},
+            self._every_s,
         )
 
     def frames(self) -> int:

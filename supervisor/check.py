@@ -1,36 +1,30 @@
-"""`ebpf-supervisor check`: can this kernel do it. Every program is really loaded, by its own loader, and
-let go of again."""
+"""`ebpf-supervisor check`: can this machine do it, and what mends what it cannot. Every program is really
+loaded, by its own loader, and let go of again."""
 
 import json
 import os
-import platform
 import socket
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+import sys
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from supervisor import kprobe_events, logs, spawn, status_table
+from supervisor import colours, doctor, facts, kprobe_events, logs, spawn, status_table
+from supervisor.doctor import Finding
 from supervisor.errors import SupervisorError
-from supervisor.kernel import btf, cgroup_hierarchy, handover, identities, loader, reading
+from supervisor.kernel import cgroup_hierarchy, handover, identities, loader, reading
 from supervisor.kernel.handover import Loaded
-from supervisor.kernel.plans import HookReport, Preference
+from supervisor.kernel.plans import FAMILY, Hook, HookReport, Preference
+from supervisor.status_table import SCREEN
 from supervisor.units import lacking, run_loader
 from workers.declaration import Program
 from workers.registry import all_programs
 
 _SLOTS = 1024
 _LOADER_S = 60.0
-
-
-@dataclass(frozen=True)
-class Feature:
-    """One thing that the kernel has or lacks. fix: what to do about it, or what its lack costs."""
-
-    name: str
-    present: bool
-    found: str
-    fix: str = ""
+_NOTHING_HELPS: Final = "nothing: no function and no tracepoint of this kernel offers it"
 
 
 def check(*, as_json: bool) -> int:
@@ -40,33 +34,75 @@ def check(*, as_json: bool) -> int:
     no fault.
     """
     logs.for_supervisor("error")
-    features = list(_features())
+    machine = facts.gather()
     programs = _programs()
+    found = doctor.findings(replace(machine, refused=_refused(programs)))
+    for program in programs:
+        program |= _remedy(all_programs()[program["name"]], program, found)
     answer = {
-        "kernel": platform.release(),
-        "features": [asdict(feature) for feature in features],
+        "kernel": machine.release,
+        "features": [{**asdict(finding), "present": finding.present} for finding in found],
+        "lockdown": {
+            mode: {"forbids": forbids, "means": means, "now": mode == machine.lockdown}
+            for mode, (forbids, means) in doctor.LOCKDOWN.items()
+        },
         "programs": programs,
     }
-    print(json.dumps(answer, indent=1) if as_json else _text(answer), flush=True)
+    if as_json:
+        print(json.dumps(answer, indent=1), flush=True)
+    else:
+        text = _text(answer, found)
+        print(colours.painted(text) if colours.wanted(sys.stdout) else text, flush=True)
     return 0 if all(program["available"] for program in programs) else 1
 
 
-def _features() -> Iterator[Feature]:
-    types = btf.FOLDER / "vmlinux"
-    found = f"{types} (a configuration's `btf path` is not looked at)" if types.exists() else f"no {types}"
-    yield Feature("BTF", types.exists(), found, "" if types.exists() else "no fentry plans")
-    pmu = kprobe_events.PMU.exists()
-    yield Feature("kprobes", pmu, "kprobe PMU" if pmu else "absent", "" if pmu else "no kprobe plans")
-    bpf = Path("/proc/sys/kernel/unprivileged_bpf_disabled").exists()
-    yield Feature(
-        "bpf()", bpf, "present" if bpf else "absent", "" if bpf else "a kernel with CONFIG_BPF_SYSCALL"
-    )
-    try:
-        import bcc
+def _refused(programs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """By family of hooks: "" when one of it could be attached, else what it was refused with."""
+    told: dict[str, str] = {}
+    for program in programs:
+        for hook in program["hooks"]:
+            family = FAMILY.get(hook["plan"])
+            if family is None or (hook["reason"] in (loader.NOT_THERE, "") and not hook["attached"]):
+                continue
+            if hook["attached"] or family not in told:
+                told[family] = hook["reason"]
+    return told
 
-        yield Feature("BCC", True, str(getattr(bcc, "__version__", "present")))
-    except ImportError:
-        yield Feature("BCC", False, "absent", "apt-get install python3-bpfcc")
+
+def _remedy(program: Program, answer: Mapping[str, Any], found: Sequence[Finding]) -> dict[str, str]:
+    """What the lack of hooks costs, and what mends it."""
+    if answer["available"]:
+        return {"costs": "", "fix": ""}
+    attached = {hook["hook"] for hook in answer["hooks"] if hook["attached"]}
+    parts = program.parts() if program.parts else {""}
+    missing = [h for h in program.hooks if h.part in parts and not h.impossible and h.name not in attached]
+    families = {plan.family for hook in missing for plan in hook.returning}
+    fix = doctor.mending(families, found) or _NOTHING_HELPS
+    return {"costs": ", ".join(dict.fromkeys(lost_charts(program, missing))), "fix": fix}
+
+
+def lost_charts(program: Program, missing: Sequence[Hook]) -> Iterator[str]:
+    """Ids of the charts of host and devices that there are not without these hooks; of a chart that lacks
+    some of its dimensions, these behind a colon."""
+    for chart in program.charts:
+        events = {hook.event for hook in missing if not chart.device or hook.part in ("", chart.device)}
+        given = _given(program, events)
+        known = {*program.totals, *program.ratios}
+        lost = [d.name for d in chart.dimensions if not given.issuperset(known.intersection(d.sources))]
+        if lost and chart.scope in ("system", "device"):
+            yield chart.id if len(lost) == len(chart.dimensions) else f"{chart.id}: {' '.join(lost)}"
+
+
+def _given(program: Program, missing: set[str]) -> set[str]:
+    """What there is without these events: columns, and what is worked out of them."""
+    given = {column.name for column in program.columns if column.hook not in missing}
+    derived = program.derived.names if program.derived else {}
+    given |= {name for name, needed in derived.items() if given.issuperset(needed)}
+    return given | {
+        name
+        for name, ratio in program.ratios.items()
+        if given.issuperset((*ratio.part, *ratio.less, *ratio.whole))
+    }
 
 
 def _programs() -> list[dict[str, Any]]:
@@ -79,6 +115,7 @@ def _programs() -> list[dict[str, Any]]:
         return [_program(program, core, defines, mark) for program in all_programs().values()]
     finally:
         core.close()
+        kprobe_events.clean(mark)
 
 
 def _program(program: Program, core: Loaded, defines: dict[str, str | int], mark: str) -> dict[str, Any]:
@@ -134,21 +171,35 @@ def _load(name: str, request: loader.Request) -> Loaded:
     return loaded or Loaded(error="the loader ended without a word")
 
 
-def _text(answer: dict[str, Any]) -> str:
+def _text(answer: Mapping[str, Any], found: Sequence[Finding]) -> str:
+    width = max(len(finding.name) for finding in found)
     lines = [f"kernel {answer['kernel']}", ""]
-    for feature in answer["features"]:
-        mark = _mark(feature["present"])
-        lines.append(
-            f"  {mark}  {feature['name']:<10} {feature['found']}"
-            + (f"; {feature['fix']}" if feature["fix"] else "")
-        )
+    for finding in found:
+        lines += _told(finding.mark, finding.name, width, finding.found, finding.costs, finding.fix)
+    lines += ["", "lockdown (the mode of this kernel has a star):"]
+    for mode, said in answer["lockdown"].items():
+        text = f"forbids {said['forbids']}; {said['means']}"
+        lines += _wrapped(f"  {'*' if said['now'] else ' '} {mode:<15}  ", text)
     lines.append("")
     for program in answer["programs"]:
         some = any(hook["attached"] for hook in program["hooks"])
-        mark = "part" if some and not program["available"] else _mark(program["available"])
-        lines.append(f"  {mark}  {program['name']:<10} {program['reason']}".rstrip())
+        mark = "yes" if program["available"] else "part" if some else "no"
+        lines += _told(mark, program["name"], width, program["reason"], program["costs"], program["fix"])
     return "\n".join(lines) + "\n" + status_table.hooks_table(answer["programs"])
 
 
-def _mark(yes: bool) -> str:
-    return "yes " if yes else "no  "
+def _told(mark: str, name: str, width: int, found: str, costs: str, fix: str) -> Iterator[str]:
+    """A line for a thing, and below it what its lack costs and what mends it."""
+    yield from _wrapped(f"  {mark:<4}  {name:<{width}}  ", found)
+    indent = " " * (width + 10)
+    if costs:
+        yield from _wrapped(f"{indent}costs: ", costs)
+    if fix:
+        yield from _wrapped(f"{indent}mend:  ", fix)
+
+
+def _wrapped(head: str, text: str) -> list[str]:
+    """The text behind the head, its further lines below its first one."""
+    lines = textwrap.wrap(text, SCREEN - len(head), break_on_hyphens=False, break_long_words=False)
+    first, *further = lines or [""]
+    return [f"{head}{first}".rstrip(), *(" " * len(head) + line for line in further)]

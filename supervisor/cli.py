@@ -16,6 +16,7 @@ from supervisor import logs, runtime_dir, usage
 from supervisor.config import load as configuration
 from supervisor.config.model import Config
 from supervisor.config.options import PROGRAMS
+from supervisor.config.problems import Problem
 from supervisor.errors import ConfigurationError, NotPermitted
 from supervisor.usage import Parser
 
@@ -28,6 +29,7 @@ examples:
   ebpf-supervisor run                      every program, every second, the stream on stdout
   ebpf-supervisor run 5 --only fd,disk     two programs, every five seconds
   ebpf-supervisor run --ticks 10           ten frames, then an orderly end
+  ebpf-supervisor serve                    the stream on a socket, for ebpf-supervisor.plugin to relay
   ebpf-supervisor check                    what this kernel offers, hook by hook
 """
 
@@ -57,15 +59,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"ebpf-supervisor {supervisor.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    _add_run(commands)
+    _add_run(commands, "run", "collect, and write the stream to stdout")
+    _add_run(commands, "serve", "the same, with the stream offered on RUNTIME_DIR/stream.sock")
     _add_check(commands)
     _add_check_config(commands)
     _add_cleanup(commands)
     return parser
 
 
-def _add_run(commands: "argparse._SubParsersAction[Parser]") -> None:
-    run = commands.add_parser("run", help="collect, and write the stream to stdout")
+def _add_run(commands: "argparse._SubParsersAction[Parser]", name: str, text: str) -> None:
+    run = commands.add_parser(name, help=text)
     run.add_argument("update_every", nargs="?", type=_seconds, metavar="UPDATE_EVERY", help="seconds")
     run.add_argument("--config-dir", type=Path, metavar="DIR", help="where ebpf.d.conf is")
     run.add_argument("--only", type=_programs, default=frozenset(), metavar="NAME[,NAME…]")
@@ -75,7 +78,7 @@ def _add_run(commands: "argparse._SubParsersAction[Parser]") -> None:
     _add_runtime_dir(run)
     run.add_argument("--user", metavar="NAME", help="account of workers and aggregator")
     _add_netdatas_words(run)
-    run.set_defaults(handler=_run)
+    run.set_defaults(handler=_run, serves=name == "serve")
 
 
 def _add_netdatas_words(run: Parser) -> None:
@@ -159,14 +162,21 @@ def _run(arguments: argparse.Namespace) -> int:
     from supervisor import run
 
     _require_root()
-    return run.run(arguments, load_config(arguments))
+    return run.run(arguments, load_config(arguments), lambda: read_config(arguments))
 
 
 def load_config(arguments: argparse.Namespace) -> Config:
     """The configuration, its problems told on stderr."""
-    search = configuration.search_path(arguments.config_dir, os.environ)
-    config, problems = configuration.load(
-        search,
+    config, problems = read_config(arguments)
+    for problem in problems:
+        logs.fatal(f"{problem.severity}: {problem}")
+    return config
+
+
+def read_config(arguments: argparse.Namespace) -> tuple[Config, list[Problem]]:
+    """What the files say under this command line, and their problems. Raises ConfigurationError."""
+    return configuration.load(
+        configuration.search_path(arguments.config_dir, os.environ),
         update_every_s=arguments.update_every,
         only=arguments.only | frozenset(arguments.named),
         load_mode=arguments.load_mode,
@@ -176,9 +186,6 @@ def load_config(arguments: argparse.Namespace) -> Config:
         agent=configuration.agent_version(os.environ),
         netdata_port=configuration.listen_port(os.environ),
     )
-    for problem in problems:
-        logs.fatal(f"{problem.severity}: {problem}")
-    return config
 
 
 def _check(arguments: argparse.Namespace) -> int:

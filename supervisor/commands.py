@@ -1,13 +1,17 @@
 """What ebpfctl may ask for, and what is done about it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import supervisor
 from supervisor import control, status
 from supervisor.control import Client
 from supervisor.loop import Loop
+from supervisor.reload import Plan, Refused
 from supervisor.states import SETTLED, State
+from supervisor.top.offer import Offer
 from supervisor.unit import Unit
 from supervisor.units import AggregatorUnit, CoreUnit, ProgramUnit
 
@@ -26,7 +30,21 @@ class Arbiter(Protocol):
 
     def frames(self) -> int: ...
 
+    def offer(self) -> Offer: ...
+
     def end(self, why: str, exit_status: int = 0) -> None: ...
+
+    def reload(self, done: Callable[[Plan, Sequence[Unit]], None]) -> None: ...
+
+
+@dataclass(frozen=True, eq=False)
+class _Waiting:
+    """A client that is answered when all these units are in one of these states."""
+
+    client: Client
+    units: Sequence[Unit]
+    until: frozenset[State]
+    told: Mapping[str, Any]
 
 
 class Commands:
@@ -34,7 +52,7 @@ class Commands:
 
     def __init__(self, arbiter: Arbiter) -> None:
         self._arbiter = arbiter
-        self._waiting: list[tuple[Client, list[Unit], frozenset[State]]] = []
+        self._waiting: list[_Waiting] = []
 
     def state_changed(self) -> None:
         """A unit has changed its state: who waited for it is answered."""
@@ -47,7 +65,9 @@ class Commands:
             "start": self._start,
             "stop": self._stop,
             "restart": self._restart,
+            "reload": self._reload,
             "tail": self._tail,
+            "top": self._top,
             "shutdown": self._shutdown,
             "version": lambda c, n, r: c.answer({"ok": True, "version": supervisor.__version__}),
         }
@@ -116,22 +136,42 @@ class Commands:
         else:
             self._wait(client, units, SETTLED)  # STOPPED by now means that somebody has stopped it again
 
-    def _wait(self, client: Client, units: list[Unit], until: frozenset[State]) -> None:
-        """Answers when all units have come to one of these states."""
-        waiting = (client, units, until)
+    def _reload(self, client: Client, names: tuple[str, ...], request: Mapping[str, Any]) -> None:
+        """Answers when everything that it concerns has come to rest."""
+        if self._arbiter.ending:
+            client.fail("the supervisor is stopping")
+            return
+
+        def wait(plan: Plan, units: Sequence[Unit]) -> None:
+            told = {"changes": plan.told(len(self._arbiter.units)), "warnings": list(plan.warnings)}
+            self._wait(client, units, SETTLED, told)
+
+        try:
+            self._arbiter.reload(wait)
+        except Refused as error:
+            client.answer({"ok": False, "error": str(error), "problems": error.problems})
+
+    def _wait(
+        self,
+        client: Client,
+        units: Sequence[Unit],
+        until: frozenset[State],
+        told: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
+        """Answers when all units have come to one of these states; told: what else is in the answer."""
+        waiting = _Waiting(client, units, until, told)
         self._waiting.append(waiting)
         client.on_close.append(lambda: self._waiting.remove(waiting) if waiting in self._waiting else None)
         self._answer_if_settled(waiting)
 
-    def _answer_if_settled(self, waiting: tuple[Client, list[Unit], frozenset[State]]) -> None:
-        client, units, until = waiting
-        if all(unit.state in until for unit in units) and waiting in self._waiting:
+    def _answer_if_settled(self, waiting: _Waiting) -> None:
+        if all(unit.state in waiting.until for unit in waiting.units) and waiting in self._waiting:
             self._waiting.remove(waiting)
             states = [
                 {"name": unit.name, "state": unit.state.value, "description": unit.description}
-                for unit in units
+                for unit in waiting.units
             ]
-            client.answer({"ok": True, "programs": states})
+            waiting.client.answer({"ok": True, **waiting.told, "programs": states})
 
     def _tail(self, client: Client, names: tuple[str, ...], request: Mapping[str, Any]) -> None:
         units = self._select(
@@ -153,6 +193,15 @@ class Commands:
 
         unit.followers.append(tell)
         client.on_close.append(lambda: unit.followers.remove(tell))
+
+    def _top(self, client: Client, names: tuple[str, ...], request: Mapping[str, Any]) -> None:
+        offer = self._arbiter.offer()
+        try:
+            descriptors = offer.descriptors()
+        except OSError as error:
+            client.fail(f"no descriptors to be had: {error.strerror}")
+        else:
+            client.answer({"ok": True, **offer.told()}, descriptors=descriptors)
 
     def _shutdown(self, client: Client, names: tuple[str, ...], request: Mapping[str, Any]) -> None:
         client.answer({"ok": True}, last=False)

@@ -1,6 +1,7 @@
 """The control socket: newline-ended JSON, one request a connection, one answer.
 
     {"command": "status", "names": ["fd"]}            -> {"ok": true, …}
+    {"command": "top"}                                -> {"ok": true, …} with descriptors (top/offer.py)
     {"command": "tail", "names": ["fd"], "follow": true} -> {"ok": true, "line": "…"} again and again
     anything else                                     -> {"ok": false, "error": "…"}
 
@@ -13,7 +14,7 @@ import logging
 import os
 import socket
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +25,7 @@ _REQUEST_BYTES: Final = 4096
 _ANSWER_BYTES: Final = 1 << 20
 _CLIENTS: Final = 32
 _CLIENT_S: Final = 120.0
+_PAUSE_S: Final = 0.1
 _OPEN_TO_GROUP: Final = frozenset({"status"})
 _CREDENTIALS: Final = struct.Struct("3i")
 
@@ -42,6 +44,7 @@ class Client:
         self._closed = closed
         self._out = b""
         self._last = False
+        self._descriptors: list[int] = []
         self.received = b""
         self.on_close: list[Callable[[], None]] = []
         self.open = True
@@ -62,9 +65,14 @@ class Client:
         except OSError:
             return b""
 
-    def answer(self, answer: Answer, *, last: bool = True) -> None:
-        """Sends without waiting; a client that does not read and lets a megabyte pile up is dropped."""
+    def answer(self, answer: Answer, *, last: bool = True, descriptors: Sequence[int] = ()) -> None:
+        """Sends without waiting; a client that does not read and lets a megabyte pile up is dropped.
+
+        descriptors: copies of them come with the answer's first byte; they themselves are closed.
+        """
+        self._descriptors += descriptors
         if not self.open:
+            self._close_descriptors()
             return
         self._out += json.dumps(answer).encode() + b"\n"
         self._last = last
@@ -79,12 +87,13 @@ class Client:
 
     def _flush(self) -> None:
         try:
-            sent = self._connection.send(self._out) if self._out else 0
+            sent = socket.send_fds(self._connection, [self._out], self._descriptors) if self._out else 0
         except BlockingIOError:
             return
         except OSError:
             self.close()
             return
+        self._close_descriptors()
         self._out = self._out[sent:]
         if not self._out and self._last:
             self.close()
@@ -101,10 +110,16 @@ class Client:
         if not self.receive():
             self.close()
 
+    def _close_descriptors(self) -> None:
+        for fd in self._descriptors:
+            os.close(fd)
+        self._descriptors.clear()
+
     def close(self) -> None:
         if not self.open:
             return
         self.open = False
+        self._close_descriptors()
         self._loop.unwatch(self.fd)
         self._connection.close()
         for call in self.on_close:
@@ -119,9 +134,15 @@ class Server:
     """Listens, checks who it is and what is asked, and calls the command's handler."""
 
     def __init__(self, path: Path, loop: Loop, handlers: Mapping[str, Handler]) -> None:
+        self._path = path
         self._loop = loop
         self._handlers = handlers
         self._clients: dict[Client, None] = {}
+        self._bind()
+
+    def _bind(self) -> None:
+        path = self._path
+        self._pausing = False
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.setblocking(False)
         # Nobody may connect between bind and chown.
@@ -135,12 +156,38 @@ class Server:
             os.chown(path, 0, group_id)
             path.chmod(0o660)
         self._socket.listen(_CLIENTS)
-        loop.watch(self._socket.fileno(), self._accept)
+        self._listen()
+
+    def _listen(self) -> None:
+        self._loop.watch(self._socket.fileno(), self._accept)
+
+    def _go_on_listening(self) -> None:
+        if self._pausing:
+            self._pausing = False
+            self._listen()
+
+    def bind_again(self) -> None:
+        """Somebody has removed the socket. Who is connected stays so. Raises OSError."""
+        self._stop_listening()
+        self._bind()
+
+    def _stop_listening(self) -> None:
+        if not self._pausing:
+            self._loop.unwatch(self._socket.fileno())
+        self._pausing = False
+        self._socket.close()
 
     def _accept(self) -> None:
         try:
             connection, _ = self._socket.accept()
+        except BlockingIOError:
+            return
         except OSError:
+            # Without a descriptor for it the client stays in the queue, and the socket readable: asking again
+            # at once would take all of a processor.
+            self._pausing = True
+            self._loop.unwatch(self._socket.fileno())
+            self._loop.after(_PAUSE_S, self._go_on_listening)
             return
         client = Client(connection, self._loop, lambda gone: self._clients.pop(gone, None))
         self._clients[client] = None
@@ -184,8 +231,7 @@ class Server:
     def close(self) -> None:
         for client in list(self._clients):
             client.close()
-        self._loop.unwatch(self._socket.fileno())
-        self._socket.close()
+        self._stop_listening()
 
 
 def _group_id() -> int | None:

@@ -17,6 +17,14 @@ _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 _locked.malloc.argtypes, _locked.malloc.restype = [ctypes.c_size_t], ctypes.c_void_p
 _locked.sbrk.argtypes, _locked.sbrk.restype = [ctypes.c_ssize_t], ctypes.c_void_p
 _locked.free.argtypes = [ctypes.c_void_p]
+_locked.memcmp.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
+_memory_view: Final = ctypes.pythonapi.PyMemoryView_FromMemory
+_memory_view.argtypes, _memory_view.restype = (
+    [ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int],
+    ctypes.py_object,
+)
+_PYBUF_READ: Final = 0x100
+_PYBUF_WRITE: Final = 0x200
 _MAP_FAILED: Final = ctypes.c_void_p(-1).value
 _READ_ONLY: Final = mmap.PROT_READ
 _READ_WRITE: Final = mmap.PROT_READ | mmap.PROT_WRITE
@@ -38,7 +46,14 @@ PR_CAPBSET_READ: Final = 23
 PR_CAPBSET_DROP: Final = 24
 PR_SET_NO_NEW_PRIVS: Final = 38
 
+# Looked up once: platform's functions go a long way, which each copy of a process would pay for with pages.
+_MACHINE: Final = platform.machine()
 _SYS_CLONE: Final = {"x86_64": 56, "aarch64": 220, "riscv64": 220, "ppc64le": 120, "s390x": 120}
+# On s390x the stack comes before the flags (clone(2)).
+_CLONE_FIRST: Final = (CLONE_PARENT | signal.SIGCHLD, 0)
+_CLONE_ARGUMENTS: Final = tuple(
+    map(ctypes.c_long, (*(_CLONE_FIRST if _MACHINE != "s390x" else _CLONE_FIRST[::-1]), 0, 0, 0))
+)
 _SYS_BPF: Final = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351}
 _BPF_MAP_CREATE: Final = 0
 _BPF_MAP_LOOKUP_ELEM: Final = 1
@@ -56,6 +71,17 @@ _PERF_FLAG_FD_CLOEXEC: Final = 8
 _SPARINGLY: Final = ((-3, 32768), (-1, 32768), (-8, 1))
 
 _LARGEST_GAP_BYTES: Final = 8192
+# Python's own allocator: sizes of a pool and of the largest block; how many are taken before one looks, and
+# how often at most. An object of type bytes has 33 bytes besides, an int beyond 30 bits takes 32.
+_POOL_BYTES: Final = 1 << 14
+_POOL_HEAD_BYTES: Final = 48
+_LARGEST_BLOCK_BYTES: Final = 512
+_AT_ONCE: Final = 4
+_MOST_TAKEN: Final = 5000
+_BYTES_HEAD: Final = bytes.__basicsize__
+_LARGE_INTEGER: Final = 1 << 40
+_LARGE_INTEGER_BYTES: Final = 32
+_gaps: Final[list[object]] = []
 
 _CAP_VERSION_3: Final = 0x20080522
 CAP_SYS_ADMIN: Final = 21
@@ -102,12 +128,7 @@ def clone_sibling() -> int:
     holds the interpreter's lock has nothing to put right. (glibc keeps the thread's old id in the copy; it
     compares it with itself only.)
     """
-    flags = [CLONE_PARENT | signal.SIGCHLD, 0]
-    if platform.machine() == "s390x":
-        flags.reverse()
-    return _check(
-        _locked.syscall(_SYS_CLONE[platform.machine()], *map(ctypes.c_long, [*flags, 0, 0, 0])), "clone"
-    )
+    return _check(_locked.syscall(_SYS_CLONE[_MACHINE], *_CLONE_ARGUMENTS), "clone")
 
 
 def use_memory_sparingly() -> None:
@@ -119,11 +140,15 @@ def use_memory_sparingly() -> None:
 
 
 def close_gaps() -> None:
-    """Fills the gaps that freed blocks have left in the C library's heap, for good. What a copy of this
-    process allocates then lies together at the heap's end, and not in gaps of a hundred pages, each of which
-    it would have for itself."""
-    if not hasattr(_libc, "mallopt"):
-        return
+    """Fills the gaps that freed blocks have left in the heaps of the C library and of Python, for good. What
+    this process and its copies allocate from now on then lies together at the heaps' ends, and not in gaps of
+    hundreds of pages, each of which everyone would have for itself."""
+    _close_gaps_of_python()
+    if hasattr(_libc, "mallopt"):
+        _close_gaps_of_c()
+
+
+def _close_gaps_of_c() -> None:
     first_end = end = _locked.sbrk(0)
     while end == first_end:
         last = _locked.malloc(_LARGEST_GAP_BYTES)
@@ -132,6 +157,26 @@ def close_gaps() -> None:
         while (block := _locked.malloc(size_bytes)) < last:
             pass
         _locked.free(block)
+
+
+def _close_gaps_of_python() -> None:
+    """Python takes blocks of one size from pools of 16 KB, and from a new one when no other has a free block
+    (Objects/obmalloc.c): blocks are taken until they are the first of a pool."""
+    for size_bytes in range(_LARGEST_BLOCK_BYTES, 0, -16):
+        for _ in range(_MOST_TAKEN):
+            taken = [_block(size_bytes) for _ in range(_AT_ONCE)]
+            _gaps.append(taken)
+            if all(
+                id(block) % _POOL_BYTES < _POOL_HEAD_BYTES + 2 * _AT_ONCE * size_bytes for block in taken[1:]
+            ):
+                break
+
+
+def _block(size_bytes: int) -> object:
+    """An object that takes a block of this size."""
+    if size_bytes > _LARGE_INTEGER_BYTES:
+        return bytes(size_bytes - _BYTES_HEAD)
+    return _LARGE_INTEGER + 1 if size_bytes == _LARGE_INTEGER_BYTES else object()
 
 
 def let_go_of_files() -> None:
@@ -150,9 +195,19 @@ def let_go_of_files() -> None:
             _libc.madvise(ctypes.c_void_p(address), ctypes.c_size_t(size_bytes), mmap.MADV_DONTNEED)
 
 
+def read_small(path: str) -> bytes:
+    """A file of at most 4 KB. Python's own open() takes a copied process half a megabyte of pages.
+    Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, 4096)
+    finally:
+        os.close(fd)
+
+
 class SharedMemory:
-    """MAP_SHARED memory of a descriptor, as bytes for numpy (np.asarray); unmapped when no array refers to it
-    any more. Raises OSError where the kernel refuses the mapping.
+    """MAP_SHARED memory of a descriptor, for numpy too (np.asarray); unmapped by `close`, or when nothing
+    refers to it any more. Raises OSError where the kernel refuses the mapping.
 
     Python's own mmap duplicates the descriptor and closes the copy: a process that maps each second would be
     counted with a close call each second by the very program that counts them. An array type of ctypes would
@@ -160,24 +215,44 @@ class SharedMemory:
     """
 
     def __init__(self, fd: int, size_bytes: int, *, writable: bool) -> None:
-        self._size_bytes = 0
+        self.size_bytes = 0
         address = _libc.mmap(
             None, size_bytes, _READ_WRITE if writable else _READ_ONLY, mmap.MAP_SHARED, fd, 0
         )
         if address == _MAP_FAILED:
             number = ctypes.get_errno()
             raise OSError(number, f"mmap: {os.strerror(number)}")
-        self._address, self._size_bytes = address, size_bytes
-        self.__array_interface__ = {
+        self.address: int = address
+        self.size_bytes = size_bytes
+        self._writable = writable
+
+    @property
+    def __array_interface__(self) -> dict[str, object]:
+        return {
             "version": 3,
             "typestr": "|u1",
-            "shape": (size_bytes,),
-            "data": (address, not writable),
+            "shape": (self.size_bytes,),
+            "data": (self.address, not self._writable),
         }
 
+    def bytes(self, size_bytes: int = 0) -> memoryview:
+        """The first so many bytes, 0 = all. To be used no longer than the memory is mapped."""
+        flags = _PYBUF_WRITE if self._writable else _PYBUF_READ
+        view: memoryview = _memory_view(self.address, size_bytes or self.size_bytes, flags)
+        return view
+
+    def close(self) -> None:
+        if self.size_bytes:
+            _libc.munmap(self.address, self.size_bytes)
+            self.size_bytes = 0
+
     def __del__(self) -> None:
-        if self._size_bytes:
-            _libc.munmap(self._address, self._size_bytes)
+        self.close()
+
+
+def differ(address: int, other: int, size_bytes: int) -> bool:
+    """Whether two pieces of memory hold different bytes (memcmp(3))."""
+    return bool(_locked.memcmp(address, other, size_bytes))
 
 
 def keep_capability(capability: int | None) -> None:
@@ -260,7 +335,7 @@ class _IdAttribute(ctypes.Structure):
 
 
 def _bpf(command: int, attribute: ctypes.Structure, what: str) -> int:
-    number = _SYS_BPF[platform.machine()]
+    number = _SYS_BPF[_MACHINE]
     size = ctypes.sizeof(attribute)
     return _check(_libc.syscall(number, command, ctypes.byref(attribute), size), what)
 
@@ -312,7 +387,7 @@ def bpf_program_by_id(program_id: int) -> int:
 
 def perf_event_open(attribute: ctypes.Structure, *, pid: int, cpu: int) -> int:
     """perf_event_open(2) without a group."""
-    number = _SYS_PERF_EVENT_OPEN[platform.machine()]
+    number = _SYS_PERF_EVENT_OPEN[_MACHINE]
     found = _libc.syscall(
         number, ctypes.byref(attribute), pid, cpu, -1, ctypes.c_ulong(_PERF_FLAG_FD_CLOEXEC)
     )

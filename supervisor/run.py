@@ -9,21 +9,26 @@ import sys
 
 import setproctitle
 
-from supervisor import kprobe_events, linux, logs, spawn
+from supervisor import kprobe_events, linux, logs, spawn, stream_socket
 from supervisor.arbiter import Arbiter, Options
 from supervisor.config.model import Config
 from supervisor.errors import SupervisorError
+from supervisor.reload import Reread
 from supervisor.runtime_dir import RuntimeDir
 from workers.registry import all_programs
 
 log = logging.getLogger("ebpf-supervisor")
 
 
-def run(arguments: argparse.Namespace, config: Config) -> int:
-    """Runs in the foreground; returns when everything of it has ended. Raises SupervisorError."""
+def run(arguments: argparse.Namespace, config: Config, reread: Reread) -> int:
+    """Runs in the foreground; returns when everything of it has ended. Raises SupervisorError.
+
+    reread: gives the configuration as the files say it at the time of the call. arguments.serves: the stream
+    is offered on a socket, not written to stdout.
+    """
     linux.use_memory_sparingly()
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    stream_fd = take_stdout()
+    stream_fd = -1 if arguments.serves else take_stdout()
     logs.for_supervisor(config.supervision.loglevel)
     setproctitle.setproctitle("ebpf-supervisor")
     allow_locked_memory()
@@ -36,7 +41,12 @@ def run(arguments: argparse.Namespace, config: Config) -> int:
         removed += kprobe_events.clean(kprobe_events.tag(directory.path))
         for what in removed:
             log.warning("a run before this one was killed; removed %s", what)
-        options = Options(config, account, arguments.attach, stream_fd, arguments.ticks)
+        if arguments.serves:
+            # For the whole run: it is never closed, so the number stays the aggregators' too.
+            stream_fd = stream_socket.listen(directory.stream, config.stream_group).detach()
+        options = Options(
+            config, reread, account, arguments.attach, stream_fd, arguments.ticks, arguments.serves
+        )
         return Arbiter(options, all_programs(), directory).run()
     finally:
         directory.give_back()

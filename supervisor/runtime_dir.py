@@ -3,6 +3,7 @@
 RUNTIME_DIR/             root, 0755
     lock                 held (flock) by the supervisor, with its pid
     control.sock         root:ebpf-supervisor 0660
+    stream.sock          root:netdata 0660, where a stream is served
     samples/             the workers' account, 0700
         samples.sock
 """
@@ -19,11 +20,12 @@ from supervisor.spawn import Account
 
 DEFAULT: Final = Path("/run/ebpf-supervisor")
 CONTROL: Final = "control.sock"
+STREAM: Final = "stream.sock"
 SAMPLES: Final = "samples"
 # Workers and the aggregator reach it from their working directory, `samples/`: the way there may be closed
 # to the account that they have become.
 SAMPLES_SOCKET: Final = "samples.sock"
-_LOCK: Final = "lock"
+LOCK: Final = "lock"
 # A socket's path has 107 bytes (unix(7)).
 _SOCKET_PATH_BYTES: Final = 107
 
@@ -34,6 +36,7 @@ class RuntimeDir:
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
         self.control = self.path / CONTROL
+        self.stream = self.path / STREAM
         self.samples = self.path / SAMPLES / SAMPLES_SOCKET
         self._lock_fd = -1
         self._made = False
@@ -58,9 +61,7 @@ class RuntimeDir:
                 )
             self._lock()
             removed = self._clear()
-            samples = self.samples.parent
-            samples.mkdir(mode=0o700)
-            os.chown(samples, account.uid, account.gid, follow_symlinks=False)
+            self._make_samples(account)
         except OSError as error:
             raise SupervisorError(
                 f"{self.path}: the runtime directory cannot be used: {error.strerror}; choose another one "
@@ -68,14 +69,40 @@ class RuntimeDir:
             ) from error
         return removed
 
+    def _make_samples(self, account: Account) -> None:
+        samples = self.samples.parent
+        samples.mkdir(mode=0o700)
+        os.chown(samples, account.uid, account.gid, follow_symlinks=False)
+        self._samples_made = samples.lstat()
+
+    def missing(self) -> frozenset[str]:
+        """What somebody has removed of it, or put another thing in the place of: LOCK, CONTROL, SAMPLES,
+        SAMPLES_SOCKET."""
+        held = {LOCK: os.fstat(self._lock_fd), SAMPLES: self._samples_made}
+        gone = {name for name, made in held.items() if not _is(self.path / name, made)}
+        sockets = {CONTROL: self.control, SAMPLES_SOCKET: self.samples}
+        return frozenset(gone | {name for name, path in sockets.items() if not os.path.lexists(path)})
+
+    def restore(self, gone: frozenset[str], account: Account) -> None:
+        """Makes anew what is gone of lock and folder. Raises OSError, and AlreadyRunning when another
+        supervisor has come to the empty place first."""
+        self.path.mkdir(mode=0o755, parents=True, exist_ok=True)
+        if LOCK in gone:
+            os.close(self._lock_fd)
+            self._lock()
+        if SAMPLES in gone:
+            if os.path.lexists(self.samples.parent):
+                self._clear()
+            self._make_samples(account)
+
     def _was_used(self) -> bool:
         """Whether a run was killed here, or still runs: only then is what stands here ours to remove."""
-        return os.path.lexists(self.path / _LOCK)
+        return os.path.lexists(self.path / LOCK)
 
     def _lock(self) -> None:
         """Takes the lock of the file that stands there now: one that was opened and then removed by a run
         that was just ending would lock nobody out."""
-        path = self.path / _LOCK
+        path = self.path / LOCK
         while True:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
             self._take_lock(fd)
@@ -101,7 +128,7 @@ class RuntimeDir:
 
     def _clear(self) -> list[str]:
         removed = []
-        for path in (self.control, self.samples):
+        for path in (self.control, self.stream, self.samples):
             if os.path.lexists(path):
                 path.unlink()
                 removed.append(f"socket {path}")
@@ -112,7 +139,7 @@ class RuntimeDir:
     def give_back(self) -> None:
         """Removes all of it; the directory too if this run made it."""
         self._clear()
-        (self.path / _LOCK).unlink(missing_ok=True)
+        (self.path / LOCK).unlink(missing_ok=True)
         if self._made:
             try:
                 self.path.rmdir()
@@ -129,7 +156,14 @@ class RuntimeDir:
         self._lock()
         removed = self._clear()
         self.give_back()
-        return [*removed, f"lock {self.path / _LOCK}"]
+        return [*removed, f"lock {self.path / LOCK}"]
+
+
+def _is(path: Path, made: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(path.lstat(), made)
+    except OSError:
+        return False
 
 
 def clean(path: Path) -> list[str]:

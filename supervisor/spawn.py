@@ -111,7 +111,19 @@ def spawn(
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     os.close(writing)
     os.set_blocking(reading, False)
-    return Child(name, pid, os.pidfd_open(pid), reading)
+    return known(name, pid, reading)
+
+
+def known(name: str, pid: int, stderr_fd: int) -> Child:
+    """The record of a child of ours. One that no descriptor can be had for is ended: nobody would ever hear
+    of its end. Raises OSError then, with its stderr closed."""
+    try:
+        return Child(name, pid, os.pidfd_open(pid), stderr_fd)
+    except OSError:
+        os.close(stderr_fd)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
 
 
 def _become(

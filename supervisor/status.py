@@ -23,12 +23,13 @@ class Usage:
 
 
 def usage(pid: int | None) -> Usage:
+    """Nothing of a process that there is not, nor while there is no descriptor to read it with."""
     if pid is None:
         return Usage()
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
+    except OSError:
         return Usage()
     return Usage(int(fields[21]) * _PAGE_BYTES, (int(fields[11]) + int(fields[12])) / _TICKS_PER_S)
 

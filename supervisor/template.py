@@ -24,7 +24,7 @@ import setproctitle
 
 from supervisor import linux, logs
 from supervisor.errors import SupervisorError
-from supervisor.spawn import SOFTWARE_ERROR, Child
+from supervisor.spawn import SOFTWARE_ERROR, Child, known
 
 # A template that has just been made tries everything out first, which an emulated machine takes long for.
 _ANSWER_S: Final = 5.0
@@ -67,19 +67,27 @@ def request(channel: socket.socket, title: str, message: bytes, descriptors: Seq
     reading, writing = os.pipe()
     try:
         socket.send_fds(channel, [b"%s\0%s" % (title.encode(), message)], [writing, *descriptors])
-        answer = channel.recv(_ANSWER_BYTES)
-        if not answer:
-            raise ConnectionResetError("the template has ended")
-        pid = int(answer)
-        if pid < 0:
-            raise BlockingIOError(-pid, f"no process to be had: {os.strerror(-pid)}")
-        os.set_blocking(reading, False)
-        return Child(title, pid, os.pidfd_open(pid), reading)
+        pid = _answer(channel)
     except OSError:
         os.close(reading)
         raise
     finally:
         os.close(writing)
+    os.set_blocking(reading, False)
+    try:
+        return known(title, pid, reading)
+    except OSError as error:
+        raise BlockingIOError(error.errno, error.strerror) from error
+
+
+def _answer(channel: socket.socket) -> int:
+    answer = channel.recv(_ANSWER_BYTES)
+    if not answer:
+        raise ConnectionResetError("the template has ended")
+    pid = int(answer)
+    if pid < 0:
+        raise BlockingIOError(-pid, f"no process to be had: {os.strerror(-pid)}")
+    return pid
 
 
 # ---- the template's side

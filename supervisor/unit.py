@@ -84,7 +84,7 @@ class Unit:
         self.ring: Lines = collections.deque(maxlen=RING_LINES)
         self.followers: list[Callable[[str], None]] = []
         self._loop = loop
-        self._settings = settings
+        self.settings = settings
         self._changed = changed
         self._log = logging.getLogger(name)
         self._failures = 0
@@ -119,7 +119,7 @@ class Unit:
             if self.state is not State.STOPPING:
                 self.enter(State.STOPPING, "asked to stop")
                 self.signal(first)
-                self._arm(self._settings.stopwaitsecs, self._stop_is_late)
+                self._arm(self.settings.stopwaitsecs, self._stop_is_late)
         elif self.state is State.STOPPED:
             return
         else:
@@ -166,13 +166,13 @@ class Unit:
 
     def failed(self, why: str) -> None:
         """Its process has ended unasked: what now."""
-        step = policy.after_exit(self.running_s or None, self._failures, self._settings, random.random())
+        step = policy.after_exit(self.running_s or None, self._failures, self.settings, random.random())
         self._failures = step.failures
         self._running_since_s = None
         if step.state is State.EXITED:
             self.enter(State.EXITED, f"{why}; starting again")
         elif step.state is State.BACKOFF:
-            tries = f"retry {step.failures} of {self._settings.startretries}"
+            tries = f"retry {step.failures} of {self.settings.startretries}"
             self.enter(State.BACKOFF, f"{why}; {tries} in {step.delay_s:.1f} s")
         else:
             self.enter(
@@ -251,7 +251,7 @@ class Unit:
         child.close()
 
     def _stop_is_late(self) -> None:
-        self.kill(f"did not stop within {self._settings.stopwaitsecs:g} s")
+        self.kill(f"did not stop within {self.settings.stopwaitsecs:g} s")
 
     def _arm(self, delay_s: float, call: Callable[[], None]) -> None:
         self._disarm()

@@ -14,7 +14,7 @@ from typing import Final
 from supervisor import kprobe_events, runtime_dir, spawn, template
 from supervisor.aggregator import main as aggregator
 from supervisor.aggregator import resolver
-from supervisor.aggregator.account import Storage
+from supervisor.aggregator.storage import ConnectionMemory, Storage
 from supervisor.config.model import ProgramConfig, Supervision
 from supervisor.errors import SupervisorError, Unavailable
 from supervisor.kernel import handover, identities, loader, maps
@@ -60,7 +60,7 @@ class TemplateUnit(Unit):
                 lambda: template.run(theirs, tell_ready, self._work),
                 {theirs.fileno(), tell_ready.fileno()},
                 self._account,
-                self._settings.loglevel,
+                self.settings.loglevel,
                 self._folder,
             )
         self._channel = ours
@@ -91,7 +91,7 @@ class TemplateUnit(Unit):
             signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))
             return self._work.main(message, descriptors)
 
-        level = self._settings.loglevel
+        level = self.settings.loglevel
         return spawn.spawn(title, main, set(descriptors), self._account, level, self._folder)
 
     def stopped(self) -> None:
@@ -163,6 +163,8 @@ class House:
     attach: str  # the command line's choice of plans, auto = the configuration's
     tag: str
     btf_folder: Path
+    kprobe_lines: bool  # write lines of kprobe_events where the kernel could do without, too
+    sweeper: kprobe_events.Sweeper
     loaders: Loaders
     changed: Callable[[Unit], None]
     template: TemplateUnit
@@ -188,6 +190,7 @@ class LoadingUnit(Unit):
         self.hooks: list[HookReport] = []
         self.kernel_bytes = 0
         self._channel: socket.socket | None = None
+        self._mark = ""  # of the lines of kprobe_events that the last loader may have written
 
     def request(self) -> loader.Request:
         raise NotImplementedError
@@ -211,7 +214,10 @@ class LoadingUnit(Unit):
 
     def fork_loader(self) -> None:
         """Raises OSError when the system has no process to give."""
-        request = dataclasses.replace(self.request(), btf_folder=self.house.btf_folder)
+        house = self.house
+        request = dataclasses.replace(
+            self.request(), btf_folder=house.btf_folder, kprobe_lines=house.kprobe_lines
+        )
         ours, theirs = spawn.socket_pair(socket.SOCK_SEQPACKET)
         keep = {theirs.fileno(), *(held.fd for held in request.shared.values())}
         child = spawn.spawn(
@@ -219,11 +225,12 @@ class LoadingUnit(Unit):
             lambda: run_loader(theirs, request),
             keep,
             None,
-            self.house.settings.loglevel,
+            self.settings.loglevel,
         )
         theirs.close()
         self._channel = ours
-        timeout_s = self.house.settings.loader_timeout_secs
+        self._mark = kprobe_events.mark(request.tag, child.pid)
+        timeout_s = self.settings.loader_timeout_secs
         self.adopt(child, None, timeout_s, f"the loader did not finish within {timeout_s:g} s")
 
     def ended(self, how: str) -> None:
@@ -234,14 +241,20 @@ class LoadingUnit(Unit):
         try:
             loaded = handover.receive(channel)
         except (SupervisorError, OSError) as error:
+            self.house.sweeper.sweep(self._mark)
             self.failed(str(error))
             return
         finally:
             channel.close()
         if loaded is None:
+            self.house.sweeper.sweep(self._mark)
             self.failed(f"the loader ended with {how}" if how else "the loader ended without a word")
         else:
-            self._take(loaded)
+            try:
+                self._take(loaded)
+            except OSError as error:  # no descriptor to look at them with
+                self.unload()
+                self.failed(f"its kernel objects cannot be taken over: {error.strerror}")
 
     def _take(self, loaded: Loaded) -> None:
         for hook in loaded.hooks:
@@ -253,20 +266,27 @@ class LoadingUnit(Unit):
         """What the loader has made is ours now."""
         self.hooks = loaded.hooks
         if loaded.error or not any(hook.attached for hook in loaded.hooks):
-            loaded.close()
+            self.let_go(loaded)
             self.unavailable(loaded.error or f"no hook: {lacking(loaded.hooks)}")
             return
         self.loaded = loaded
         self.kernel_bytes = sum(maps.kernel_bytes(held.fd) for held in loaded.maps.values())
         self.accepted()
 
+    def let_go(self, loaded: Loaded) -> None:
+        """Closes it, and has the lines removed that it needed."""
+        loaded.close()
+        if loaded.lines:
+            self.house.sweeper.sweep(loaded.lines)
+
     def unload(self) -> None:
         """Detaches and frees everything in the kernel."""
         if self._channel:
             self._channel.close()
             self._channel = None
+            self.house.sweeper.sweep(self._mark)
         if self.loaded:
-            self.loaded.close()
+            self.let_go(self.loaded)
             self.loaded, self.kernel_bytes = None, 0
             self.hooks = [dataclasses.replace(hook, link=None) for hook in self.hooks]
 
@@ -375,12 +395,23 @@ class CoreUnit(LoadingUnit):
         self._ready_call()
 
 
+@dataclasses.dataclass(frozen=True)
+class Companion:
+    """The memory of a program's companion. memory_maps: what its worker reads besides the kernel's maps."""
+
+    storage: Storage
+    memory: ConnectionMemory
+    memory_maps: Mapping[str, KernelMap]
+
+
 class ProgramUnit(LoadingUnit):
     """A program. Its kernel objects stay while workers come and go.
 
     A program with parts (types of file systems, say) has those attached that are wanted now. Each is loaded
     by itself, onto the maps that the first one made: what is attached already goes on counting.
     """
+
+    _end: Timer | None = None
 
     def __init__(
         self,
@@ -392,24 +423,30 @@ class ProgramUnit(LoadingUnit):
         core: CoreUnit,
         defines: Mapping[str, str | int],
         attached: Callable[[int, int], None],
-        companion: Storage | None = None,
+        companion: Companion | None = None,
     ) -> None:
         super().__init__(program.name, house)
         self.number = number
-        self.companion = companion  # of the program's companion, where that is wanted
-        self.program = switched_on(program, config.without)
-        self._switched_off = switched_off(program, config.without)
-        self.config = config
+        self.companion = companion
+        self._declared = program
+        self.configure(config)
         self.storage = storage
         self.generation = 0
         self._parts: dict[str, Loaded] = {}
         self._wanted: frozenset[str] = frozenset()
         self._keeping = False
         self._ends_s = 0.0
-        self._end: Timer | None = None
         self._core = core
         self._defines = defines
         self._attached = attached
+
+    def configure(self, config: ProgramConfig) -> None:
+        """Takes another configuration, which holds for whatever is started from now on."""
+        self.program = switched_on(self._declared, config.without)
+        self._switched_off = switched_off(self._declared, config.without)
+        self.config = config
+        if config.enabled:
+            self._forget_end()
 
     def launch(self) -> None:
         """Loads what is not loaded, then the worker; a program of processes waits for the identities."""
@@ -478,15 +515,27 @@ class ProgramUnit(LoadingUnit):
 
     def stop(self, first: signal.Signals = signal.SIGTERM) -> None:
         self._keeping = False
+        self._forget_end()
+        super().stop(first)
+
+    def _forget_end(self) -> None:
         if self._end:
             self._end.cancel()
             self._end = None
-        super().stop(first)
+
+    def renew_worker(self) -> None:
+        """Another worker on the same kernel objects; one that is still to come is left to come."""
+        if self.child and self._channel is None and self.state in (State.STARTING, State.RUNNING):
+            super().stop()
+            self._keeping = True
 
     def core_is_ready(self) -> None:
         """Goes on with a start that waited."""
         if self.state is State.STARTING and self.child is None:
-            self.launch()
+            try:
+                self.launch()
+            except OSError as error:
+                self.failed(f"cannot be started: {error.strerror}")
 
     def request(self) -> loader.Request:
         shared: dict[str, KernelMap] = dict(self.loaded.maps) if self.loaded else {}
@@ -524,7 +573,7 @@ class ProgramUnit(LoadingUnit):
         nothing but itself."""
         part = self._missing()[0]
         if loaded.error:
-            loaded.close()
+            self.let_go(loaded)
             if not part:
                 self.unavailable(loaded.error)
                 return
@@ -556,8 +605,8 @@ class ProgramUnit(LoadingUnit):
             for link in gone.links:
                 os.close(link)
             gone.links.clear()
-            if any(hook.plan == "kretprobe" and hook.attached for hook in gone.hooks):
-                kprobe_events.clean(self._tag(part))
+            if gone.lines:
+                self.house.sweeper.sweep(gone.lines)
         self._note_hooks()
         if self.state is State.UNAVAILABLE:
             self.start()
@@ -567,7 +616,6 @@ class ProgramUnit(LoadingUnit):
 
     def unavailable(self, why: str) -> None:
         self.unload()
-        self._attached(self.number, 0)
         super().unavailable(why)
 
     def columns(self, program: Program | None = None) -> frozenset[int]:
@@ -591,11 +639,10 @@ class ProgramUnit(LoadingUnit):
             columns=self.columns(),
             hooks=frozenset(hook.hook for hook in self.hooks if hook.attached),
             maps=self._worker_maps(),
-            shards=shards(self.config),
             table_fd=self.storage.table_fd,
-            table_shape=self.storage.table_shape,
+            table_layout=self.storage.table_shape.layout(),
             ledger_fd=self.storage.ledger_fd,
-            ledger_shape=self.storage.ledger_shape,
+            ledger_layout=self.storage.ledger_shape.layout(self.storage.table_shape.block_bytes),
             samples_path=runtime_dir.SAMPLES_SOCKET,
             update_every_s=self.config.update_every_s,
             ready_fd=theirs.fileno(),
@@ -612,20 +659,20 @@ class ProgramUnit(LoadingUnit):
 
     def _companion_of(self, assignment: base.Assignment) -> list[base.Assignment]:
         """What the same worker does for the program's companion, where that is there."""
-        program = self.program.companion
-        if not program or not self.companion or program.name not in assignment.hooks:
+        program, given = self.program.companion, self.companion
+        if not program or not given or program.name not in assignment.hooks:
             return []
         own = self.loaded.maps if self.loaded else {}
+        storage = given.storage
         return [
             assignment._replace(
                 program=program,
                 columns=self.columns(program),
-                maps={name: own[name] for name in program.maps},
-                shards=1,
-                table_fd=self.companion.table_fd,
-                table_shape=self.companion.table_shape,
-                ledger_fd=self.companion.ledger_fd,
-                ledger_shape=self.companion.ledger_shape,
+                maps={**{name: own[name] for name in program.maps}, **given.memory_maps},
+                table_fd=storage.table_fd,
+                table_layout=storage.table_shape.layout(),
+                ledger_fd=storage.ledger_fd,
+                ledger_layout=storage.ledger_shape.layout(storage.table_shape.block_bytes),
             )
         ]
 
@@ -652,14 +699,14 @@ class ProgramUnit(LoadingUnit):
             self.house.loop.after(0, self.start)
         else:
             self.unload()
-            self._attached(self.number, 0)
 
     def unload(self) -> None:
         for part in self._parts.values():
             if part is not self.loaded:
-                part.close()
+                self.let_go(part)
         self._parts.clear()
         super().unload()
+        self._attached(self.number, 0)
 
 
 class ResolverUnit(Unit):
@@ -678,7 +725,7 @@ class ResolverUnit(Unit):
                 lambda: resolver.run(self._end, theirs),
                 {self._end.fileno(), theirs.fileno()},
                 dataclasses.replace(self._house.account, capability=None),
-                self._house.settings.loglevel,
+                self.settings.loglevel,
                 self._house.samples_dir,
             )
         self.adopt_worker(child, ours)
@@ -709,7 +756,7 @@ class AggregatorUnit(Unit):
             lambda: aggregator.run(assignment),
             assignment.descriptors(),
             self.house.account,
-            self.house.settings.loglevel,
+            self.settings.loglevel,
             self.house.samples_dir,
         )
         theirs.close()

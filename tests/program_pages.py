@@ -20,7 +20,11 @@ from workers.registry import all_programs
 
 PAGES: Final = ROOT / "docs" / "programs"
 _PART: Final = re.compile(r"<!-- made: (\w+) -->\n.*?<!-- end -->\n", re.DOTALL)
-_MEASURED: Final = {"kernel memory": "memory of its maps in the kernel, with the default table"}
+# What, in which section of docs/benchmarks.md, in the table whose first column has this head.
+_MEASURED: Final = (
+    ("one run of its kernel half", events.TITLE, "program"),
+    ("memory of its maps in the kernel", memory.TITLE, "maps of"),
+)
 _SCOPES: Final = {
     "system": "host",
     "apps": "each app group",
@@ -92,9 +96,9 @@ def overhead(program: Program) -> Iterator[str]:
     """What `make bench` has measured of it."""
     yield "| measured | |"
     yield "| --- | --- |"
-    for heading, table in ((events.TITLE, "program"), (memory.TITLE, "maps of")):
-        for what, figure in _figures(heading, table, program.name):
-            yield f"| {_MEASURED.get(what) or f'time of a run, {what}'} | {figure} |"
+    for what, heading, table in _MEASURED:
+        for where, figure in _figures(heading, table, program.name):
+            yield f"| {what}, {where} | {figure} |"
     yield ""
     yield "How, and on what: [benchmarks](../benchmarks.md)."
 

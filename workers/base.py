@@ -1,5 +1,5 @@
-"""What every worker does: each tick it reads its program's maps, puts the rows that changed into the shared
-table, and announces them with one message.
+"""What every worker does: each tick it reads its program's maps, puts the blocks of rows that changed into
+the shared table, and announces them with one message.
 
 It has no privilege, no kernel object of its own, and no state that its successor would miss.
 """
@@ -11,16 +11,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 import msgpack
-import numpy as np
 
 from supervisor import linux
 from supervisor.kernel.maps import (
     ROWS_PER_PAGE,
     USED_PAGES,
+    WORD_BYTES,
+    Content,
     KernelMap,
     MapInfo,
-    Maps,
-    U64Array,
     used_pages,
 )
 from supervisor.pipeline import ledger, memory, sample, table
@@ -33,8 +32,8 @@ _NS: Final = 1_000_000_000
 class Assignment(NamedTuple):
     """What a worker is given.
 
-    columns: those that there are. hooks: names of the attached ones. shards: rows of one slot. ready_fd: of a
-    socket that is written to once the first sample is out.
+    columns: those that there are. hooks: names of the attached ones. ready_fd: of a socket that is written to
+    once the first sample is out.
     """
 
     program: Program
@@ -42,11 +41,10 @@ class Assignment(NamedTuple):
     columns: frozenset[int]
     hooks: frozenset[str]
     maps: Mapping[str, KernelMap]
-    shards: int
     table_fd: int
-    table_shape: table.Shape
+    table_layout: table.Layout
     ledger_fd: int
-    ledger_shape: ledger.Shape
+    ledger_layout: ledger.Layout
     samples_path: str
     update_every_s: int
     ready_fd: int
@@ -63,11 +61,10 @@ class Assignment(NamedTuple):
             columns,
             hooks,
             maps,
-            shards,
             _,
-            table_shape,
+            table_layout,
             _,
-            ledger_shape,
+            ledger_layout,
             path,
             every_s,
             _,
@@ -75,8 +72,8 @@ class Assignment(NamedTuple):
         infos = [(name, *held.info) for name, held in maps.items()]
         packed: bytes = msgpack.packb(
             [
-                *(program.name, generation, list(columns), list(hooks), infos, shards),
-                *(table_shape, ledger_shape, path, every_s),
+                *(program.name, generation, list(columns), list(hooks), infos),
+                *(table_layout, ledger_layout, path, every_s),
             ]
         )
         return packed
@@ -100,8 +97,8 @@ def from_message(
 
 
 def _from_message(message: bytes, descriptors: Sequence[int], programs: Mapping[str, Program]) -> Assignment:
-    name, generation, columns, hooks, infos, shards, table_shape, ledger_shape, path, every_s = (
-        msgpack.unpackb(message)
+    name, generation, columns, hooks, infos, table_layout, ledger_layout, path, every_s = msgpack.unpackb(
+        message
     )
     table_fd, ledger_fd, ready_fd, *map_fds = descriptors
     return Assignment(
@@ -110,11 +107,10 @@ def _from_message(message: bytes, descriptors: Sequence[int], programs: Mapping[
         frozenset(columns),
         frozenset(hooks),
         {info[0]: KernelMap(MapInfo(*info[1:]), fd) for info, fd in zip(infos, map_fds, strict=True)},
-        shards,
         table_fd,
-        table.Shape(*table_shape),
+        table.Layout(*table_layout),
         ledger_fd,
-        ledger.Shape(*ledger_shape),
+        ledger.Layout(*ledger_layout),
         path,
         every_s,
         ready_fd,
@@ -157,10 +153,11 @@ _STOP: Final = (signal.SIGTERM,)
 def warm_up() -> None:
     """Does what a worker does each second, with memory that stands for a kernel's and for nobody to listen:
     what Python makes at first use is there when copies are made, and need not be made in each."""
-    rows, columns = ROWS_PER_PAGE, 4
-    program = Program("warm-up", "", (), tuple(Column(str(n), "") for n in range(columns)))
-    info = MapInfo("rows", 1, rows * columns * 8, linux.BPF_F_MMAPABLE)
-    table_shape, ledger_shape = table.Shape(rows, columns), ledger.Shape(rows, columns, entities=1)
+    columns = 4
+    program = Program("warm-up", "", (), tuple(Column(str(n), "") for n in range(columns)), row_words=columns)
+    info = MapInfo("rows", 1, ROWS_PER_PAGE * columns * WORD_BYTES, linux.BPF_F_MMAPABLE)
+    table_shape = table.shape_for(ROWS_PER_PAGE, columns)
+    ledger_shape = ledger.Shape(ROWS_PER_PAGE, columns, entities=1, totals=columns)
     table_fd, ledger_fd = table.create(program.name, table_shape), ledger.create(program.name, ledger_shape)
     rows_fd = memory.create("rows", info.stride_bytes)
     used_info = MapInfo(USED_PAGES, 1, 8, linux.BPF_F_MMAPABLE)
@@ -171,11 +168,10 @@ def warm_up() -> None:
         columns=frozenset(range(columns)),
         hooks=frozenset(),
         maps={"rows": KernelMap(info, rows_fd), USED_PAGES: KernelMap(used_info, used_fd)},
-        shards=1,
         table_fd=table_fd,
-        table_shape=table_shape,
+        table_layout=table_shape.layout(),
         ledger_fd=ledger_fd,
-        ledger_shape=ledger_shape,
+        ledger_layout=ledger_shape.layout(table_shape.block_bytes),
         samples_path="",
         update_every_s=1,
         ready_fd=-1,
@@ -199,8 +195,9 @@ class _Worker:
     def __init__(self, assignment: Assignment, send: Callable[[bytes], bool]) -> None:
         self._given = assignment
         self._program = assignment.program
-        self._table = table.Writer(assignment.table_fd, assignment.table_shape)
-        self._baseline = ledger.Baseline(assignment.ledger_fd, assignment.ledger_shape)
+        self._table = table.Writer(assignment.table_fd, assignment.table_layout)
+        self._baseline = ledger.Baseline(assignment.ledger_fd, assignment.ledger_layout)
+        self._rows_bytes = assignment.ledger_layout.rows_bytes
         self._columns = tuple(sorted(assignment.columns))
         self._tender = self._program.tender(assignment.maps) if self._program.tender else None
         self._send = send
@@ -210,17 +207,18 @@ class _Worker:
         next one says the same."""
         program, given = self._program, self._given
         sampled_ns = time.monotonic_ns()
-        live = self._read()
-        numbers = self._baseline.changed(given.generation, live)
         sequence = self._table.sequence + 1
-        self._table.write(sequence, numbers, live[numbers])
+        with self._open() as live:
+            size = min(live.size_bytes, self._rows_bytes)
+            numbers = self._baseline.changed(given.generation, live.address, size)
+            self._table.write(sequence, numbers, live.bytes[:size])
         announced = sample.Sample(
             program=program.name,
             generation=given.generation,
             sequence=sequence,
             tick=sampled_ns // (given.update_every_s * _NS),
             sampled_ns=sampled_ns,
-            rows=len(numbers),
+            blocks=len(numbers),
             columns=self._columns,
             gauges=dict(program.gauges(given.maps)) if program.gauges else {},
             names=dict(program.names(given.maps, given.hooks)) if program.names else {},
@@ -228,17 +226,12 @@ class _Worker:
         )
         self._send(sample.pack(announced))
         if self._tender:
-            self._tender.after_sample(numbers)
+            self._tender.after_sample()
 
-    def _read(self) -> U64Array:
-        read = self._program.read or self._read_rows
-        return read(self._given.maps)
-
-    def _read_rows(self, maps: Maps) -> U64Array:
-        """The first columns of the map `rows`, a slot's shards added up; slots never given are left out."""
-        shards = self._given.shards
-        pages = used_pages(maps) * shards if self._program.kind == "slot" else 0
-        words = maps["rows"].words(pages)[:, : len(self._program.columns)]
-        if shards > 1:
-            words = words.reshape(-1, shards, words.shape[1]).sum(axis=1, dtype=np.uint64)
-        return words[: self._given.table_shape.rows]
+    def _open(self) -> Content:
+        """The rows; of slots those that were ever given."""
+        maps, rows = self._given.maps, self._given.maps[self._program.table]
+        if self._program.kind != "slot":
+            return rows.open()
+        shards = rows.info.entries * WORD_BYTES // maps[USED_PAGES].info.stride_bytes
+        return rows.open(used_pages(maps) * shards)

@@ -3,12 +3,13 @@
 import errno
 import os
 import sys
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from supervisor.kernel.maps import U64Array
 from supervisor.kernel.plans import Hook, function_plan, raw_tracepoint_plan
 from workers.declaration import Column, Derived, Program, Ratio
+
+if TYPE_CHECKING:
+    from supervisor.kernel.arrays import U64Array
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
@@ -71,7 +72,7 @@ _BUFFER_DIRTY = (
 )
 
 
-def _hits_and_misses(sample: U64Array) -> U64Array:
+def _hits_and_misses(sample: "U64Array") -> "U64Array":
     """A page that was added and not at once written to is a miss; an access beyond the misses is a hit.
 
     Netdata's rule takes the dirty buffers off the accesses, since writes once marked pages as accessed; they
@@ -80,6 +81,8 @@ def _hits_and_misses(sample: U64Array) -> U64Array:
     those alone are taken off that were added to be written to. And it has no more misses than accesses: but
     what is mapped, or read ahead, comes from the disk too, without an access.
     """
+    import numpy as np
+
     accessed, _, added, written = sample.T
     misses = added - np.minimum(added, written)
     hits = accessed - np.minimum(accessed, misses)
@@ -102,6 +105,7 @@ PROGRAM = Program(
         Column("dirtied", "dirty"),
     ),
     ratios={"ratio": Ratio(part=("hits",), whole=("hits", "misses"), empty=100)},
+    row_words=4,
     derived=Derived(
         {"hits": ("accessed", "added", "dirtied"), "misses": ("added", "dirtied")}, _hits_and_misses
     ),

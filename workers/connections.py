@@ -5,8 +5,8 @@ is listened on (kernel_progs/include/connections.h).
     word 5, 6     the remote address, in network order; of IPv4 its first four bytes
     word 7        port (16 bits) · protocol (8) · kind (8) · tenure (16) · live (8) · idle (8)
 
-The words of who it is travel as columns of the row, so that a row never comes without its name. A row that
-has not changed for long is marked idle: the kernel may give it to another service then.
+The words of who it is travel with the row, so that a row never comes without its name. A row that has not
+changed for long is marked idle: the kernel may give it to another service then.
 """
 
 import contextlib
@@ -14,17 +14,16 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-import numpy as np
-import numpy.typing as npt
-
-from supervisor.config.model import Connections
-from supervisor.kernel.maps import ROWS_PER_PAGE, KernelMap, Maps, U64Array
-from supervisor.pipeline.table import U32Array
+from supervisor.kernel.maps import ROWS_PER_PAGE, Maps
 from workers.declaration import Column, Program
 
+if TYPE_CHECKING:
+    from supervisor.config.model import Connections
+
 ROWS: Final = "connections"
+IDLE: Final = "idle"  # memory of the aggregator's, not the kernel's: a byte for each row
 HOOK: Final = "connections"
 
 # Rows of all others: services that had no row, and datagrams whose other end is not known.
@@ -48,33 +47,32 @@ _TCP_FILES: Final = ("net/tcp", "net/tcp6")
 _LISTEN: Final = "0A"  # TCP_LISTEN as /proc/net/tcp writes it
 
 
-def _read(maps: Maps) -> U64Array:
-    return maps[ROWS].words()
-
-
 class Idling:
-    """Marks rows idle that nobody has used for IDLE_AFTER_S; where maps are read by look-ups, none."""
+    """Marks those rows idle that the aggregator has found to be: it knows since when all of a row is taken.
+    Where maps are read by look-ups, none."""
 
     def __init__(self, maps: Maps) -> None:
-        self._map: KernelMap = maps[ROWS]
-        self._used_s = np.full(self._map.info.rows, self._now_s(), np.uint32)
-        self._look_s = self._now_s() + _LOOK_EVERY_S
+        self._maps = maps
+        self._look_s = time.monotonic() + _LOOK_EVERY_S
 
-    def after_sample(self, changed: U32Array) -> None:
-        """changed: rows that have something which the aggregator has not taken yet."""
-        now_s = self._now_s()
-        self._used_s[changed] = now_s
-        if now_s >= self._look_s and self._map.mapped:
-            self._look_s = now_s + _LOOK_EVERY_S
-            self._mark(now_s - self._used_s >= IDLE_AFTER_S)
+    def after_sample(self) -> None:
+        if time.monotonic() >= self._look_s and self._maps[ROWS].mapped:
+            self._look_s = time.monotonic() + _LOOK_EVERY_S
+            self.mark()
 
-    def _mark(self, quiet: npt.NDArray[np.bool_]) -> None:
-        rows = self._map.writable().reshape(-1, _STRIDE_BYTES)
-        rows[quiet & (rows[:, _LIVE_BYTE] != 0) & (rows[:, _IDLE_BYTE] == 0), _IDLE_BYTE] = 1
-
-    @staticmethod
-    def _now_s() -> int:
-        return int(time.monotonic())
+    def mark(self) -> None:
+        """A row that is used meanwhile loses the mark by that."""
+        with self._maps[IDLE].open() as content:
+            idle = bytes(content.bytes)
+        if 1 not in idle:
+            return
+        live = self._maps[ROWS].writable()
+        rows = live.bytes()
+        for row in (row for row, is_idle in enumerate(idle) if is_idle):
+            if rows[row * _STRIDE_BYTES + _LIVE_BYTE]:
+                rows[row * _STRIDE_BYTES + _IDLE_BYTE] = 1
+        del rows
+        live.close()
 
 
 def listening_pages() -> Mapping[int, bytes]:
@@ -105,7 +103,7 @@ def _a_process_of_each_namespace() -> list[Path]:
     return list(found.values())
 
 
-def fitted(program: Program, wanted: Connections | None) -> Program:
+def fitted(program: Program, wanted: "Connections | None") -> Program:
     """A program with connections as the configuration wants them: a table of its size, or none."""
     if program.companion is None:
         return program
@@ -140,13 +138,11 @@ CONNECTIONS: Final = Program(
         Column("received", "tcp received"),
         Column("received_bytes", "tcp received"),
         Column("retransmitted", "tcp retransmit"),
-        Column("address_high", HOOK),
-        Column("address_low", HOOK),
-        Column("service", HOOK),
     ),
     kind="device",
     rows=32 * ROWS_PER_PAGE,
+    row_words=8,
+    table=ROWS,
     maps=(ROWS,),
-    read=_read,
     tender=Idling,
 )

@@ -39,4 +39,5 @@ PROGRAM = Program(
     ),
     columns=(Column("reference", "reference"), Column("slow", "slow"), Column("miss", "slow")),
     ratios={"ratio": Ratio(part=("reference",), less=("miss",), whole=("reference",), empty=0)},
+    row_words=4,
 )

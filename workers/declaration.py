@@ -13,11 +13,13 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Final, Literal, Protocol, cast
 
-from supervisor.kernel.maps import Maps, U64Array
+from supervisor.kernel.maps import Maps
 from supervisor.kernel.plans import Hook, Mechanism
-from supervisor.pipeline.table import U32Array
+
+if TYPE_CHECKING:
+    from supervisor.kernel.arrays import U64Array  # workers have no numpy
 
 RowKind = Literal["slot", "host", "device"]
 Scope = Literal["system", "apps", "cgroup", "services", "device", "outbound", "inbound"]
@@ -111,23 +113,23 @@ class Derived:
     """
 
     names: Mapping[str, tuple[str, ...]]
-    work_out: Callable[[U64Array], U64Array]
+    work_out: "Callable[[U64Array], U64Array]"
 
 
 class Tender(Protocol):
     """What a worker does besides, for as long as it lives."""
 
-    def after_sample(self, changed: U32Array) -> None:
-        """changed: the rows that differ from what was last taken."""
+    def after_sample(self) -> None:
+        """A sample has been sent."""
 
 
 @dataclass(frozen=True)
 class Program:
     """A kernel program with its worker.
 
-    rows: how many rows a table of kind `host` or `device` has; `slot` tables have one for each slot.
-    row_columns: u64 words of one row in the map `rows`, 0 = the next multiple of 8.
-    read: the current running values, u64 [rows, columns]; the default reads the map `rows`.
+    rows: how many rows a table of kind `host` or `device` has; `slot` tables have one for each slot, those
+    `by_cpu` one for each CPU, which belong together.
+    table: the map that has the rows. row_words: u64 of one, 0 = the columns. first_column: those before them.
     names: names of the device rows to be shown now, by row, from the maps and the attached hooks' names.
     gauges: momentary values of the host, by name. ratios: of any entity, by name.
     maps: the maps that the worker reads, its own and the core program's.
@@ -148,8 +150,11 @@ class Program:
     columns: tuple[Column, ...]
     kind: RowKind = "slot"
     rows: int = 0
+    by_cpu: bool = False
+    row_words: int = 0
+    first_column: int = 0
+    table: str = "rows"
     maps: tuple[str, ...] = ("rows",)
-    read: Callable[[Maps], U64Array] | None = None
     names: Callable[[Maps, frozenset[str]], Mapping[int, str]] | None = None
     gauges: Callable[[Maps], Mapping[str, int]] | None = None
     ratios: Mapping[str, Ratio] = field(default_factory=dict)
@@ -171,6 +176,11 @@ class Program:
     @property
     def derived_names(self) -> tuple[str, ...]:
         return tuple(self.derived.names) if self.derived else ()
+
+    @property
+    def words(self) -> int:
+        """u64 of one row in the kernel."""
+        return self.row_words or len(self.columns)
 
     @functools.cached_property
     def totals(self) -> Mapping[str, int]:

@@ -3,13 +3,15 @@
 import os
 from collections.abc import Mapping
 
-import numpy as np
-
-from supervisor.kernel.maps import Maps, U64Array, Words
+from supervisor import linux
+from supervisor.kernel.maps import Maps, Words
 from supervisor.kernel.plans import Hook, Plan, raw_tracepoint_plan, tracepoint_plan
-from workers.declaration import Program, histogram
+from workers.declaration import LABELS, Program, histogram
 
 _DISKS = 256
+# Of `struct disk`: the device and what was lost, then the bins.
+_FIRST_BIN = 2
+_ROW_WORDS = _FIRST_BIN + len(LABELS)
 _MINOR_BITS = 20  # of the kernel's own dev_t (include/linux/kdev_t.h)
 
 _DISK = "request.q|request.rq_disk request_queue.disk|request.rq_disk gendisk.major gendisk.first_minor"
@@ -46,21 +48,16 @@ _REQUEUE = _plans(
 _COMPLETE = _plans("on_complete", "block_rq_complete", "args[0]")
 
 
-def _histograms(maps: Maps) -> U64Array:
-    """Requests by device row and bin: u64 [256, 24]."""
-    return maps["disks"].words()[:, 2:]
-
-
 def _names(maps: Maps, _hooks: frozenset[str]) -> Mapping[int, str]:
     """Names of the devices that have completed a request and are there. The row of one that has gone is
     offered to the kernel, which gives it to another device once no other row is free."""
-    table = maps["disks"].words()
-    used = table[:, 2:].sum(axis=1, dtype=np.uint64).tolist()
-    named = {
-        row: _name(number_of(dev - 1))
-        for row, (dev, requests) in enumerate(zip(table[:, 0].tolist(), used, strict=True))
-        if row and dev and requests
-    }
+    with maps["disks"].open() as content:
+        table = content.words
+        named = {
+            row: _name(number_of(dev - 1))
+            for row, dev in enumerate(table[::_ROW_WORDS])
+            if row and dev and any(_bins(table, row))
+        }
     Words(maps["gone_row"]).set(0, next((row for row, name in named.items() if not name), 0))
     return {row: name for row, name in named.items() if name}
 
@@ -75,17 +72,21 @@ def _name(number: str) -> str:
     size (sysfs(5)). The kernel's name may hold "!" where the device file has "/"."""
     folder = f"/sys/dev/block/{number}"
     try:
-        with open(f"{folder}/size", encoding="ascii") as file:
-            sectors = int(file.read())
-        return os.path.basename(os.readlink(folder)) if sectors else ""
+        sectors = int(linux.read_small(f"{folder}/size"))
+        return os.readlink(folder).rpartition("/")[2] if sectors else ""
     except FileNotFoundError:
         return ""
 
 
 def _losses(maps: Maps) -> int:
     """Requests that could not be noted, and those of devices beyond the table's rows."""
-    table = maps["disks"].words()
-    return int(table[:, 1].sum(dtype=np.uint64) + table[0, 2:].sum(dtype=np.uint64))
+    with maps["disks"].open() as content:
+        table = content.words
+        return sum(table[1::_ROW_WORDS]) + sum(_bins(table, 0))
+
+
+def _bins(table: memoryview, row: int) -> list[int]:
+    return table[row * _ROW_WORDS + _FIRST_BIN : (row + 1) * _ROW_WORDS].tolist()
 
 
 PROGRAM = Program(
@@ -100,8 +101,10 @@ PROGRAM = Program(
     columns=histogram("latency", "complete"),
     kind="device",
     rows=_DISKS,
+    row_words=_ROW_WORDS,
+    first_column=_FIRST_BIN,
+    table="disks",
     maps=("disks", "gone_row"),
-    read=_histograms,
     names=_names,
     losses=_losses,
     prepare={"free_rows": range(1, _DISKS)},

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from supervisor.kernel.maps import Maps, U64Array
+from supervisor.kernel.maps import Maps
 from supervisor.kernel.plans import Hook, call_plans
 from workers.declaration import LABELS, Column, Program, histogram
 
@@ -176,11 +176,6 @@ def _parts() -> frozenset[str]:
     return parts_of(_mounts().types())
 
 
-def _histograms(maps: Maps) -> U64Array:
-    """Calls by type, kind and bin: u64 [5, 5 * 24]."""
-    return maps["types"].words()
-
-
 def _names(_maps: Maps, hooks: frozenset[str]) -> Mapping[int, str]:
     """The types all of whose calls are seen: another one's charts would show 0 for what is not."""
     return {
@@ -205,8 +200,9 @@ PROGRAM = Program(
     columns=_columns(),
     kind="device",
     rows=len(_ROWS),
+    row_words=len(_CALLS) * len(LABELS),
+    table="types",
     maps=("types",),
-    read=_histograms,
     names=_names,
     parts=_parts,
 )

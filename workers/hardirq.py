@@ -1,10 +1,10 @@
 """hardirq: time spent in hard interrupts, by vector of the processor and by interrupt of a device."""
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Final
 
-from supervisor.kernel.maps import Maps, U64Array
+from supervisor import linux
+from supervisor.kernel.maps import WORD_BYTES, Maps
 from supervisor.kernel.plans import Hook, Plan, Target
 from workers.declaration import Column, Program
 
@@ -48,16 +48,15 @@ _DEVICE: Final = _hook(
 )
 
 
-def _spent_ns(maps: Maps) -> U64Array:
-    """Nanoseconds by row: u64 [11 + 1024, 1]."""
-    return maps["spent"].words().reshape(-1, 1)[: len(VECTORS) + INTERRUPTS]
-
-
 def _names(maps: Maps, hooks: frozenset[str]) -> Mapping[int, str]:
     """The vectors that are seen, and the devices' interrupts that have come and still have a handler."""
     names = {row: name for row, (event, name) in enumerate(VECTORS.items()) if event in hooks}
-    came = _spent_ns(maps)[len(VECTORS) :, 0].nonzero()[0]
-    names.update((len(VECTORS) + irq, name) for irq, name in _devices(came.tolist()))
+    with maps["spent"].open() as content:
+        spent = bytes(content.bytes[len(VECTORS) * WORD_BYTES : -WORD_BYTES]).rstrip(b"\0")
+    # The last word lacks its zeros.
+    words = memoryview(spent.ljust(-(-len(spent) // WORD_BYTES) * WORD_BYTES, b"\0")).cast("Q")
+    came = [irq for irq, ns in enumerate(words) if ns]
+    names.update((len(VECTORS) + irq, name) for irq, name in _devices(came))
     return names
 
 
@@ -71,7 +70,7 @@ def _devices(numbers: list[int]) -> Iterator[tuple[int, str]]:
 def actions(irq: int) -> str:
     """Names of the handlers of an interrupt, "" where it has none now (sysfs, kernel 4.9 on)."""
     try:
-        return Path(_ACTIONS.format(irq)).read_text().strip()
+        return linux.read_small(_ACTIONS.format(irq)).decode().strip()
     except FileNotFoundError:
         return ""
 
@@ -83,7 +82,8 @@ def device_name(irq: int, handlers: str) -> str:
 
 def _losses(maps: Maps) -> int:
     """Interrupts with numbers beyond those that are told apart."""
-    return int(maps["spent"].words()[0, len(VECTORS) + INTERRUPTS])
+    with maps["spent"].open() as content:
+        return int(content.words[len(VECTORS) + INTERRUPTS])
 
 
 PROGRAM = Program(
@@ -93,8 +93,8 @@ PROGRAM = Program(
     columns=(Column("ns", "device"),),
     kind="device",
     rows=len(VECTORS) + INTERRUPTS,
+    table="spent",
     maps=("spent",),
-    read=_spent_ns,
     names=_names,
     losses=_losses,
     of_time=True,

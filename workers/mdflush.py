@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from supervisor.kernel.maps import Maps, U64Array
+from supervisor.kernel.maps import Maps
 from supervisor.kernel.plans import Hook, function_plan, raw_tracepoint_plan, tracepoint_plan
 from workers.declaration import Column, Program
 
@@ -35,11 +35,6 @@ _PLANS: Final = (
 )
 
 
-def _flushes(maps: Maps) -> U64Array:
-    """Flushes by array: u64 [1024, 1]."""
-    return maps["flushes"].words().reshape(-1, 1)[:_ARRAYS]
-
-
 def arrays() -> dict[int, str]:
     """The arrays that there are, by the minor numbers of their devices (md(4))."""
     found = {}
@@ -66,7 +61,8 @@ def _names(_maps: Maps, _hooks: frozenset[str]) -> Mapping[int, str]:
 
 def _losses(maps: Maps) -> int:
     """Flushes of arrays whose numbers are too large for the table."""
-    return int(maps["flushes"].words()[0, _ARRAYS])
+    with maps["flushes"].open() as content:
+        return int(content.words[_ARRAYS])
 
 
 def _parts() -> frozenset[str]:
@@ -81,8 +77,8 @@ PROGRAM = Program(
     columns=(Column("flushes", "flush"),),
     kind="device",
     rows=_ARRAYS,
+    table="flushes",
     maps=("flushes",),
-    read=_flushes,
     names=_names,
     losses=_losses,
     parts=_parts,

@@ -50,4 +50,5 @@ PROGRAM = Program(
     ),
     kind="host",
     rows=1,
+    row_words=4,
 )

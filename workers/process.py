@@ -5,9 +5,7 @@ import os
 import platform
 from collections.abc import Mapping
 
-import numpy as np
-
-from supervisor.kernel.maps import TASK, TASK_LIVE, Maps, used_pages
+from supervisor.kernel.maps import TASK_LIVE, Maps, task_column, used_pages
 from supervisor.kernel.plans import (
     Hook,
     Plan,
@@ -86,11 +84,11 @@ _FORK_FAILURE = (
 
 def _states(maps: Maps) -> Mapping[str, int]:
     """Processes that live, and those that have exited and are not yet released."""
-    task = maps["task"].records(TASK, used_pages(maps))
-    owned = task["state"][1:] == TASK_LIVE
-    exited = owned & (task["exit_ns"][1:] != 0)
-    zombies = int(np.count_nonzero(exited))
-    return {"living": int(np.count_nonzero(owned)) - zombies, "zombie": zombies}
+    with maps["task"].open(used_pages(maps)) as content:
+        exits = task_column(content.bytes, "exit_ns")
+        states = task_column(content.bytes, "state")
+    zombies = sum(1 for state, exit_ns in zip(states, exits, strict=True) if exit_ns and state == TASK_LIVE)
+    return {"living": states.count(TASK_LIVE) - zombies, "zombie": zombies}
 
 
 PROGRAM = Program(
@@ -110,6 +108,7 @@ PROGRAM = Program(
         Column("process_error", "fork failure", return_mode_only=True),
         Column("thread_error", "fork failure", return_mode_only=True),
     ),
+    row_words=8,
     maps=("rows", "task"),
     gauges=_states,
 )

@@ -43,4 +43,5 @@ PROGRAM = Program(
     source="shm.bpf.c",
     hooks=tuple(_hook(column, call) for column, call in enumerate(_REFUSED)),
     columns=tuple(Column(_column(call), call) for call in _REFUSED),
+    row_words=4,
 )

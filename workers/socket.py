@@ -319,6 +319,7 @@ PROGRAM = Program(
         Hook(connections.HOOK, _CONNECTIONS, _CONNECTIONS),
     ),
     columns=_COLUMNS,
+    row_words=18,
     prepare=connections.prepared(connections.CONNECTIONS.rows),
     fill={"listening": connections.listening_pages},
     defines=connections.defines(connections.CONNECTIONS.rows),

@@ -1,8 +1,5 @@
 """softirq: time spent in software interrupts, by vector."""
 
-import numpy as np
-
-from supervisor.kernel.maps import Maps, U64Array
 from supervisor.kernel.plans import Hook, raw_tracepoint_plan, tracepoint_plan
 from workers.declaration import Column, Program
 
@@ -20,12 +17,6 @@ _EXIT = (
 )
 
 
-def _spent_ns(maps: Maps) -> U64Array:
-    """Nanoseconds by vector, summed over CPUs: u64 [1, 10]."""
-    by_cpu = maps["spent_ns"].words().reshape(-1, _STRIDE)
-    return np.asarray(by_cpu[:, : len(VECTORS)].sum(axis=0, dtype=np.uint64, keepdims=True), np.uint64)
-
-
 PROGRAM = Program(
     name="softirq",
     source="softirq.bpf.c",
@@ -36,7 +27,9 @@ PROGRAM = Program(
     columns=tuple(Column(vector, "exit") for vector in VECTORS),
     kind="host",
     rows=1,
+    by_cpu=True,
+    row_words=_STRIDE,
+    table="spent_ns",
     maps=("spent_ns",),
-    read=_spent_ns,
     of_time=True,
 )

@@ -20,4 +20,5 @@ PROGRAM = Program(
     source="swap.bpf.c",
     hooks=(Hook("read", _READ, _READ), Hook("write", _WRITE, _WRITE)),
     columns=(Column("read", "read"), Column("write", "write")),
+    row_words=2,
 )

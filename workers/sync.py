@@ -66,4 +66,5 @@ PROGRAM = Program(
     columns=tuple(Column(call, call) for call in _CALLS),
     kind="host",
     rows=1,
+    row_words=8,
 )

@@ -236,4 +236,5 @@ PROGRAM = Program(
         Column("create", "create"),
         Column("create_error", "create", return_mode_only=True),
     ),
+    row_words=16,
 )

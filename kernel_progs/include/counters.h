@@ -1,8 +1,8 @@
 // Counters of one program: a row of u64 for each slot, only ever added to. Needs ROW_COLUMNS from the program:
-// 1, 2, 4, 8, 16 or 24, so that no row lies across more cache lines than it must; a row of less than 8 shares
-// its line with its neighbours', which is for counters that change rarely. Needs SLOTS and SHARDS from the
-// loader. SHARDS, a power of two, is 1 or spreads a slot's row over groups of CPUs, which then do not wait for
-// each other's cache lines.
+// 1, or an even number. With a power of two or a multiple of 8 no row lies across more cache lines than it must;
+// each that is not needed takes 256 KB, and a row may lie across one more line instead. A row of less than 8
+// shares its line with its neighbours'. Needs SLOTS and SHARDS from the loader. SHARDS, a power of two, is 1 or
+// spreads a slot's row over groups of CPUs, which then do not wait for each other's cache lines.
 //
 // COLLECT, from the loader too, says at whom an event is counted (the option `collect pid`).
 #pragma once
@@ -16,8 +16,8 @@
 #include "task.h"
 #endif
 
-#if ROW_COLUMNS != 1 && ROW_COLUMNS != 2 && ROW_COLUMNS != 4 && ROW_COLUMNS % 8 || ROW_COLUMNS > 24
-#error "ROW_COLUMNS must be 1, 2, 4, 8, 16 or 24"
+#if ROW_COLUMNS != 1 && ROW_COLUMNS % 2 || ROW_COLUMNS > 24
+#error "ROW_COLUMNS must be 1 or an even number of at most 24"
 #endif
 
 struct row {

@@ -18,7 +18,7 @@
 
 #define PIDS_PER_PAGE 1024
 
-// A look-up copies a page through kernel memory of one piece: 48 KiB for the longest rows.
+// A look-up copies a page through kernel memory of one piece: 36 KiB for the longest rows.
 #define ROWS_PER_PAGE 256
 
 // An array map rounds every element up to 8 bytes: PIDs are packed into pages of 1,024.

@@ -1,41 +1,21 @@
 """The account of one program: takes its samples and adds what they say to the totals in its ledger."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from supervisor.kernel.maps import U64Array
-from supervisor.pipeline import ledger, table
+from supervisor.aggregator.ledger import Ledger, runs
+from supervisor.aggregator.storage import HOST, Storage
+from supervisor.aggregator.table_reader import Reader
+from supervisor.kernel.arrays import U32Array, U64Array
 from supervisor.pipeline.sample import Sample
 from workers.declaration import Program
 
-# The entity that stands for all of a slot program's rows; app group g is entity g + 1, the cgroups follow.
-HOST: Final = 0
-
-# How many cgroups a program's totals are kept for at a time; Netdata's cgroups.plugin follows as many.
-MAX_CGROUPS: Final = 1000
-
 IndexArray = npt.NDArray[np.int32]
 _NOWHERE: Final[IndexArray] = np.zeros(0, np.int32)
-
-
-def entities(program: Program, groups: int, cgroups: int) -> int:
-    """How many rows of totals the program has: one for the host, each app group and each cgroup, or one for
-    each of its own rows."""
-    return 1 + groups + cgroups if program.kind == "slot" else program.rows
-
-
-@dataclass(frozen=True)
-class Storage:
-    """The shared memory of one program, as descriptors and shapes."""
-
-    table_fd: int
-    table_shape: table.Shape
-    ledger_fd: int
-    ledger_shape: ledger.Shape
+_ONLY_HOST: Final[U32Array] = np.array([HOST], np.uint32)
 
 
 class Account:
@@ -46,8 +26,10 @@ class Account:
 
     def __init__(self, program: Program, storage: Storage, taken: int = 0, lost: int = 0) -> None:
         self.program = program
-        self.ledger = ledger.Ledger(storage.ledger_fd, storage.ledger_shape)
-        self._reader = table.Reader(storage.table_fd, storage.table_shape)
+        self.ledger = Ledger(storage.ledger_fd, storage.ledger_shape)
+        self._reader = Reader(storage.table_fd, storage.table_shape)
+        self._shards = storage.shards
+        self._columns = slice(program.first_column, program.first_column + len(program.columns))
         self.latest: Sample | None = None
         self.fresh = False
         self.taken = taken
@@ -82,24 +64,32 @@ class Account:
         sample, self._pending = self._pending, None
         if sample is None:
             return False
-        rows = self._reader.take(sample.sequence)
+        if sample.generation != self.ledger.generation:
+            self.ledger.start_generation(sample.generation)
+        rows = self._reader.take(sample.sequence, self.ledger.changed)
         if rows is None:
             self.lost += 1
             return False
-        numbers, values = self.ready(*rows)
-        if sample.generation != self.ledger.generation:
-            self.ledger.start_generation(sample.generation)
         self._begin_anew(sample.names)
-        entities, added = self.added(numbers, self.ledger.deltas(numbers, values), groupings)
-        if self.program.derived:
-            added = np.hstack([added, self.program.derived.work_out(added)])
-        totals = self.ledger.totals[entities] + added
-        self.ledger.commit(sample.sequence, sample.sampled_ns, numbers, values, entities, totals)
+        self._commit(sample, *self.ready(*rows), groupings)
         self.latest, self.fresh = sample, True
         self.taken += 1
         return True
 
-    def ready(self, numbers: table.U32Array, values: U64Array) -> tuple[table.U32Array, U64Array]:
+    def _commit(
+        self, sample: Sample, numbers: U32Array, values: U64Array, groupings: Sequence[IndexArray]
+    ) -> None:
+        if not len(numbers):
+            self.ledger.commit_nothing(sample.sequence, sample.sampled_ns)
+            return
+        deltas = self.ledger.deltas(numbers, values)[:, self._columns]
+        entities, added = self.added(numbers, deltas, groupings)
+        if self.program.derived:
+            added = np.hstack([added, self.program.derived.work_out(added)])
+        totals = self.ledger.totals[entities] + added
+        self.ledger.commit(sample.sequence, sample.sampled_ns, numbers, values, entities, totals)
+
+    def ready(self, numbers: U32Array, values: U64Array) -> tuple[U32Array, U64Array]:
         """Those rows of a sample that can be counted now; a later sample has the others again."""
         return numbers, values
 
@@ -111,19 +101,23 @@ class Account:
         self._devices.update(names)
 
     def added(
-        self, numbers: table.U32Array, deltas: U64Array, groupings: Sequence[IndexArray]
-    ) -> tuple[table.U32Array, U64Array]:
+        self, numbers: U32Array, deltas: U64Array, groupings: Sequence[IndexArray]
+    ) -> tuple[U32Array, U64Array]:
         """What the rows add to which entities: numbers, u64 [len(numbers), columns]."""
-        if self.program.kind != "slot" or not len(numbers):
-            return numbers, deltas
-        entity = np.concatenate([_NOWHERE, *(entity_of_slot[numbers] for entity_of_slot in groupings)])
+        if self.program.kind == "device":
+            there = numbers < self.program.rows
+            return numbers[there], deltas[there]
+        host = deltas.sum(axis=0, dtype=np.uint64, keepdims=True)
+        if self.program.kind == "host":
+            return _ONLY_HOST, host
+        slots = numbers // self._shards
+        entity = np.concatenate([_NOWHERE, *(entity_of_slot[slots] for entity_of_slot in groupings)])
         # Each row's place among the rows, once for each grouping, in the order of the entities.
         order = np.argsort(entity, kind="stable")
         order = order[np.searchsorted(entity[order], 0) :]
         entity, places = entity[order], order % len(numbers)
-        first = np.flatnonzero(np.diff(entity, prepend=-1))
+        first = runs(entity)
         changed = np.concatenate(([HOST], entity[first])).astype(np.uint32)
-        host = deltas.sum(axis=0, dtype=np.uint64, keepdims=True)
         if not len(first):
             return changed, host
         return changed, np.vstack([host, np.add.reduceat(deltas[places], first, axis=0)])

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+FILE: Final = "apps_groups.conf"
 OTHER: Final = "other"
 MAX_TEXT_LENGTH: Final = 100  # of group names and words, in characters; Netdata cuts there too
 MAX_COMM_BYTES: Final = 15  # TASK_COMM_LEN without its NUL
@@ -68,13 +69,18 @@ class Word:
 class AppsGroups:
     """The groups in file order, and the look-up from a process name to a group.
 
-    `names` always holds `other`: the file's own group of that name, else one more at the end.
+    `names` always holds `other`: the file's own group of that name, else one more at the end. Groups that
+    there were before (`names_before`) keep their places, those too that the file has no more: what was
+    counted for them stays theirs. `current` are the others.
     `needs_cmdline` says whether `match` can ever ask for a command line.
     """
 
-    def __init__(self, words: Iterable[Word] = ()) -> None:
+    def __init__(self, words: Iterable[Word] = (), names_before: Iterable[str] = ()) -> None:
         ordered = tuple(words)
-        self.names: Final = tuple(dict.fromkeys([*(word.group for word in ordered), OTHER]))
+        self.words: Final = ordered
+        in_file = dict.fromkeys([*(word.group for word in ordered), OTHER])
+        self.names: Final = tuple(dict.fromkeys([*names_before, *in_file]))
+        self.current: Final = frozenset(number for number, name in enumerate(self.names) if name in in_file)
         self.other_index: Final = self.names.index(OTHER)
         self.needs_cmdline: Final = any(word.form is Form.WITHIN for word in ordered)
 

@@ -10,7 +10,6 @@ A path begins with `/` at the root of the hierarchy, and can hold any bytes (os.
 """
 
 import enum
-import hashlib
 import os
 import re
 from collections.abc import Iterator
@@ -133,6 +132,8 @@ def chart_type(path: str, kind: Kind, *, distinct: bool) -> str:
 
 def digest(path: str) -> str:
     """Some digits that tell paths apart, the same in every run."""
+    import hashlib  # with OpenSSL's libraries, which all processes would have for the sake of rare names
+
     return hashlib.blake2b(os.fsencode(path)).hexdigest()[:_DIGEST_DIGITS]
 
 

@@ -8,29 +8,33 @@ its counters never fall.
               ▲         │                    gone: neither, for REMEMBERED_S; waits for `release`
               └─────────┘ a process is in it again
 
-The kernel's id of a process's cgroup can have no folder any more, when the cgroup lived shorter than a tick.
-Such an id has an entity of its own, without path and charts, as long as a process has it.
+The kernel tells of each cgroup that is made (cgroup_births.py): one that lived shorter than a tick has no
+folder any more, and is counted and named all the same. Any other id without a folder has an entity of its
+own, without path and charts, as long as a process has it.
 
 The table of entities is memory that the supervisor owns, beside the ledgers, so another aggregator goes on
 with it. Each change of a row ends with the one write that makes it valid.
 """
 
+import collections
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from supervisor.aggregator.account import MAX_CGROUPS
+import numpy as np
+import numpy.typing as npt
+
 from supervisor.aggregator.cgroup_names import Counted, Kind, chart_type, counted_in, digest, name_of
 from supervisor.aggregator.cgroup_tree import VANISHED, walk
-from supervisor.pipeline import memory
+from supervisor.aggregator.storage import MAX_CGROUPS, PATH_BYTES, cgroup_fields
+from supervisor.kernel import arrays
 
 NO_ENTITY: Final = -1
 
-_PATH_BYTES: Final = 512
 # Longer than a restart of a service or container leaves it without folder.
 REMEMBERED_S: Final = 5.0
 # How often a folder is looked for again whose id was not found while something could not be read.
@@ -38,6 +42,8 @@ _RETRY_S: Final = 10.0
 # A walk is followed by this many times its duration without one, so walks never take more than 5 % of a CPU.
 # Of 500 cgroups one takes 7 ms: a new id is looked for in the tick that it turns up.
 _REST: Final = 20
+# How many paths that the kernel told are kept. What lives longer is found by its folder.
+_MADE_KEPT: Final = 4096
 
 # Flags of an entity; 0 is a free one.
 _USED: Final = 1
@@ -61,21 +67,6 @@ class Cgroup:
     chart_type: str
 
 
-def _fields() -> dict[str, memory.Field]:
-    """id: of an entity without path, else 0."""
-    return {
-        "flags": ("u1", (MAX_CGROUPS,)),
-        "id": ("u8", (MAX_CGROUPS,)),
-        "path_bytes": ("u2", (MAX_CGROUPS,)),
-        "path": ("u1", (MAX_CGROUPS, _PATH_BYTES)),
-    }
-
-
-def create() -> int:
-    """Shared memory for the table of entities."""
-    return memory.create("cgroups", memory.size_of(_fields()))
-
-
 class Cgroups:
     """Follows the cgroups of one hierarchy.
 
@@ -84,13 +75,21 @@ class Cgroups:
     """
 
     def __init__(
-        self, mount_point: Path, memory_fd: int, clock: Callable[[], float] = time.monotonic
+        self,
+        mount_point: Path,
+        memory_fd: int,
+        clock: Callable[[], float] = time.monotonic,
+        births: Callable[[], Mapping[int, str]] = dict,
     ) -> None:
+        """births: paths of the cgroups made since the last call, by id."""
         self._mount_point = os.fspath(mount_point)
         self._clock = clock
         self._table = _Table(memory_fd)
         self.entity_of: dict[int, int] = {}
-        self._path_of_id: dict[int, str] = {}
+        self._births = births
+        self._made: dict[int, str] = {}
+        # What the last walk saw, then what the kernel told.
+        self._path_of_id = collections.ChainMap({}, self._made)
         self._next_walk_s = self._walked_s = -_RETRY_S
         self._idle_since_s: dict[int, float] = {}
         self._left_out: set[int] = set()
@@ -105,11 +104,18 @@ class Cgroups:
         self._left_out &= present
         new = present - self.entity_of.keys()
         unnamed = self._table.entity_of_id.keys() & present
+        self._hear_of_births()
         if self._should_walk(new - self._path_of_id.keys(), unnamed):
             self._walk()
         for identity in sorted(new | (unnamed & self._path_of_id.keys())):
             self.entity_of[identity] = self._entity(identity)
         self._find_gone()
+
+    def _hear_of_births(self) -> None:
+        """The oldest are let go of: whoever is in them is known by now."""
+        self._made.update(self._births())
+        while len(self._made) > _MADE_KEPT:
+            del self._made[next(iter(self._made))]
 
     def live(self) -> list[Cgroup]:
         """Those that have charts."""
@@ -147,7 +153,7 @@ class Cgroups:
     def _walk(self) -> None:
         began_s = self._clock()
         found = walk(self._mount_point)
-        self._path_of_id = found.path_of_id
+        self._path_of_id.maps[0] = found.path_of_id
         self._walked_s = self._clock()
         self._next_walk_s = self._walked_s + _REST * (self._walked_s - began_s)
         self._tell(found.error)
@@ -236,7 +242,8 @@ class _Table:
     """
 
     def __init__(self, memory_fd: int) -> None:
-        at = memory.views(memory_fd, _fields(), writable=True)
+        at = arrays.views(memory_fd, cgroup_fields(), writable=True)
+        self._at = at
         self._flags, self._id = at["flags"], at["id"]
         self._path, self._path_bytes = at["path"], at["path_bytes"]
         self.shown: dict[int, Cgroup] = {}
@@ -311,20 +318,30 @@ class _Table:
             self._free.append(entity)
 
     def _show(self, entity: int) -> None:
-        flags = int(self._flags[entity])
-        kind = Kind.SERVICE if flags & _SERVICE else Kind.CONTAINER
-        path = os.fsdecode(bytes(self._path[entity, : self._path_bytes[entity]]))
-        distinct = bool(flags & _DISTINCT)
-        found = Cgroup(entity, path, kind, name_of(path, kind), chart_type(path, kind, distinct=distinct))
+        found = _restored(self._at, entity)
         self.shown[entity] = found
-        self.entity_of_path[path] = entity
+        self.entity_of_path[found.path] = entity
         self._chart_types.add(found.chart_type)
 
 
+def listed(at: Mapping[str, npt.NDArray[Any]]) -> list[Cgroup]:
+    """The services and containers of a table that another process writes to; `at` are its fields."""
+    shown = (at["flags"] & (_SERVICE | _CONTAINER) != 0) & (at["flags"] & _GONE == 0)
+    return [_restored(at, entity) for entity in np.flatnonzero(shown).tolist()]
+
+
+def _restored(at: Mapping[str, npt.NDArray[Any]], entity: int) -> Cgroup:
+    flags = int(at["flags"][entity])
+    kind = Kind.SERVICE if flags & _SERVICE else Kind.CONTAINER
+    path = os.fsdecode(bytes(at["path"][entity, : at["path_bytes"][entity]]))
+    distinct = bool(flags & _DISTINCT)
+    return Cgroup(entity, path, kind, name_of(path, kind), chart_type(path, kind, distinct=distinct))
+
+
 def _fitting(path: str) -> str:
-    """The path, or one of _PATH_BYTES that stands for it alone."""
+    """The path, or one of PATH_BYTES that stands for it alone."""
     encoded = os.fsencode(path)
-    if len(encoded) <= _PATH_BYTES:
+    if len(encoded) <= PATH_BYTES:
         return path
     mark = f"~{digest(path)}"
-    return os.fsdecode(encoded[: _PATH_BYTES - len(mark)]) + mark
+    return os.fsdecode(encoded[: PATH_BYTES - len(mark)]) + mark

@@ -6,24 +6,26 @@ value of an incremental dimension as its base: what was counted until then comes
 has gone is told to be obsolete, and comes back under the same name.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from supervisor.aggregator.account import HOST, Account
+from supervisor.aggregator.account import Account
+from supervisor.aggregator.storage import HOST
 from supervisor.aggregator.stream import (
     ChartLine,
     DimensionLine,
     Frame,
     clean_id,
     clean_names,
+    collection,
     different,
     skeleton,
 )
-from supervisor.kernel.maps import U64Array
+from supervisor.kernel.arrays import U64Array
 from supervisor.pipeline.sample import Sample
 from workers.declaration import GROUP, Chart, Dimension, Naming, Ratio, Scope
 
@@ -85,6 +87,7 @@ class _Sums:
     momentary: tuple[tuple[str, IndexArray], ...] = ()
 
 
+_NEVER: Final = -1  # a version that no ledger has
 _NO_INDEX: Final[IndexArray] = np.zeros(0, np.int_)
 _NO_NUMBER: Final[U64Array] = np.zeros(0, np.uint64)
 _NO_SUMS: Final = _Sums(_NO_INDEX, _NO_INDEX, _NO_INDEX, _NO_NUMBER, _NO_NUMBER)
@@ -112,7 +115,8 @@ def _joined(parts: Sequence[_Sums]) -> _Sums:
 class _Shown:
     """What one declared chart comes to now: its lines and where their values are had.
 
-    known: the agent has been told of the lines. gone: those that it had.
+    known: the agent has been told of the lines. gone: those that it had. values, text: of the last frame,
+    which is the text of the next one as long as nothing changes.
     """
 
     groups: Groups
@@ -122,6 +126,14 @@ class _Shown:
     skeleton: str = ""
     known: bool = False
     gone: tuple[ChartLine, ...] = ()
+    values: Sequence[int] = ()
+    text: bytes = b""
+
+    def write(self, frame: Frame, values: Sequence[int]) -> None:
+        if values != self.values:
+            self.values, self.text = values, collection(self.skeleton, values)
+        if values:
+            frame.add(self.text)
 
 
 class ChartWriter:
@@ -145,6 +157,8 @@ class ChartWriter:
         self._steps: dict[str, int] = {}
         self._given_by: tuple[tuple[int, ...], tuple[str, ...]] = ((), ())
         self._given_names: frozenset[str] = frozenset()
+        self._version, self._settled = _NEVER, False
+        self._texts: list[bytes] = []
         # What ratios are of: the totals of the last frame.
         self._before: U64Array = account.ledger.totals[: None if self._program.ratios else 0].copy()
 
@@ -162,6 +176,13 @@ class ChartWriter:
     def withdraw(self, frame: Frame) -> None:
         """Tells that all of it is gone: the program has been stopped."""
         self._write(frame, [()] * len(self._charts), frozenset())
+
+    def withdraw_some(self, frame: Frame, scopes: Container[Scope]) -> None:
+        """Tells that the charts of these scopes are gone, and nothing else. For the last frame of all."""
+        for chart, shown in zip(self._charts, self._shown, strict=True):
+            if chart.scope in scopes:
+                for line in shown.lines if shown.known else shown.gone:
+                    frame.withdraw(line)
 
     @property
     def visible(self) -> bool:
@@ -196,14 +217,23 @@ class ChartWriter:
 
     def _write(self, frame: Frame, groups: Sequence[Groups], given: frozenset[str]) -> None:
         self._renew(groups, given)
+        version = self._account.ledger.version
+        if version == self._version and not self._sums.momentary:
+            for text in self._texts:
+                frame.add(text)
+            return
         values = self._values()
         begin = 0
         for shown in self._shown:
             if not shown.known:
                 _tell_change(frame, shown)
             end = begin + len(shown.sums.entity)
-            frame.set(shown.skeleton, values[begin:end])
+            shown.write(frame, values[begin:end])
             begin = end
+        # Once all of it has stood in a frame, the same totals make the same text.
+        settled = self._settled and all(shown.known for shown in self._shown)
+        self._version = version if settled else _NEVER
+        self._texts = [shown.text for shown in self._shown if shown.values]
 
     def _renew(self, groups: Sequence[Groups], given: frozenset[str]) -> None:
         """Prepares those charts anew whose groups or dimensions are others now."""
@@ -213,6 +243,7 @@ class ChartWriter:
                 self._shown[number] = self._prepare(number, now, given, shown)
                 changed = True
         if changed:
+            self._version = _NEVER
             self._sums = _joined([shown.sums for shown in self._shown])
             entities = {group.entity for shown in self._shown for group in shown.groups}
             self._entities = np.array(sorted(entities), np.int_)
@@ -293,11 +324,14 @@ class ChartWriter:
     def _values(self) -> list[int]:
         """Of all charts, in the order in which they are sent."""
         sums = self._sums
+        self._settled = True
         if not len(sums.entity):
             return []
         summands = self._account.ledger.totals.reshape(-1)[sums.index]
         values: U64Array = np.add.reduceat(summands, sums.starts) * sums.times // sums.over
-        values[self._appear(sums.entity)] = 0
+        appear = self._appear(sums.entity)
+        values[appear] = 0
+        self._settled = not appear.any()
         for name, which in sums.momentary:
             values[which] = self._momentary(sums.entity[which], name)
         numbers: list[int] = values.tolist()

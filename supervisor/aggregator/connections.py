@@ -18,14 +18,16 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from supervisor.aggregator.account import Account, IndexArray, Storage
+from supervisor.aggregator import storage
+from supervisor.aggregator.account import Account, IndexArray
 from supervisor.aggregator.charts import Group, Groups
 from supervisor.aggregator.resolver import Names
 from supervisor.aggregator.simple_patterns import SimplePattern
+from supervisor.aggregator.storage import LINE_BYTES, OTHERS, ConnectionMemory, Storage
 from supervisor.config.model import Connections as Settings
 from supervisor.config.networks import Address
-from supervisor.kernel.maps import U64Array
-from supervisor.pipeline import memory, table
+from supervisor.kernel import arrays
+from supervisor.kernel.arrays import U32Array, U64Array
 from workers.connections import (
     COUNTERS,
     FIRST_ROW,
@@ -38,10 +40,7 @@ from workers.connections import (
 from workers.declaration import Program, Scope
 
 _PROTOCOLS: Final = {socket.IPPROTO_TCP: "TCP", socket.IPPROTO_UDP: "UDP"}
-# Entities: the others' first, as their rows; then the lines of outbound and of inbound connections.
-_OTHERS: Final = 2
 _OTHER: Final = "other:ALL:other"
-_NAME_BYTES: Final = 160
 _LOOK_EVERY_S: Final = 10.0
 
 # Instead of an entity.
@@ -53,24 +52,6 @@ _LIVE_SHIFT: Final = np.uint64(48)
 _IDLE_SHIFT: Final = np.uint64(56)
 _BYTE: Final = np.uint64(0xFF)
 _NOT_IDLE: Final = np.uint64((1 << 56) - 1)
-
-
-def lines(settings: Settings) -> int:
-    """How many lines with a name each direction has: a connection has a sent and a received side."""
-    return min(max(1, settings.maximum_dimensions // 2), settings.table_size)
-
-
-def entities(settings: Settings) -> int:
-    return _OTHERS + 2 * lines(settings)
-
-
-def create(settings: Settings) -> int:
-    """A descriptor of memory for the names of the lines."""
-    return memory.create("connections", memory.size_of(_fields(entities(settings))))
-
-
-def _fields(entities: int) -> dict[str, memory.Field]:
-    return {"name": (f"S{_NAME_BYTES}", (entities,))}
 
 
 class Service(NamedTuple):
@@ -150,19 +131,19 @@ def _clean(name: str) -> str:
 
 
 def _cut(name: str) -> str:
-    return name.encode()[:_NAME_BYTES].decode("utf-8", "ignore")
+    return name.encode()[:LINE_BYTES].decode("utf-8", "ignore")
 
 
 class Lines:
     """Which entity has which name; entities are given to names and taken back."""
 
     def __init__(self, fd: int, settings: Settings) -> None:
-        at: dict[str, npt.NDArray[Any]] = memory.views(fd, _fields(entities(settings)), writable=True)
-        self._names = at["name"]
-        each = lines(settings)
+        at = arrays.views(fd, storage.line_fields(settings), writable=True)
+        self._names: npt.NDArray[Any] = at["name"].view(f"S{LINE_BYTES}").reshape(-1)
+        each = storage.lines(settings)
         self._of: Mapping[bool, range] = {
-            False: range(_OTHERS, _OTHERS + each),
-            True: range(_OTHERS + each, _OTHERS + 2 * each),
+            False: range(OTHERS, OTHERS + each),
+            True: range(OTHERS + each, OTHERS + 2 * each),
         }
         self._entity = {
             (inbound, self._names[entity].decode()): entity
@@ -212,19 +193,27 @@ class ConnectionAccount(Account):
     """The account of connections: its entities are lines of charts."""
 
     def __init__(
-        self, program: Program, storage: Storage, settings: Settings, lines_fd: int, names: Names | None
+        self,
+        program: Program,
+        held: Storage,
+        settings: Settings,
+        memory: ConnectionMemory,
+        names: Names | None,
     ) -> None:
-        super().__init__(program, storage)
+        super().__init__(program, held)
         self._names = names
         self._naming = Naming(settings, names)
-        self._lines = Lines(lines_fd, settings)
-        rows = storage.ledger_shape.rows
+        self._lines = Lines(memory.lines_fd, settings)
+        rows = held.ledger_shape.rows
+        self._to_mark = arrays.views(memory.idle_fd, storage.idle_fields(settings.table_size), writable=True)
+        self._used_s = np.full(rows, time.monotonic())
         self._identity = np.zeros((rows, 3), np.uint64)
         self._entity_of_row = np.full(rows, UNKNOWN, np.int32)
         self._entity_of_row[:FIRST_ROW] = (OTHER_OUTBOUND, OTHER_INBOUND)
         self._idle = np.zeros(rows, np.bool_)
         # What a former aggregator gave lines to may be in use, and is not known before it changes.
         self._look_s = dict.fromkeys((False, True), time.monotonic() + IDLE_AFTER_S)
+        self._look_for_idle_s = 0.0
         self._groups: dict[Scope, Groups] = {}
 
     @property
@@ -249,18 +238,18 @@ class ConnectionAccount(Account):
         """Calls that were counted at no service, since the kernel objects were made."""
         return int(self.ledger.baselines[:FIRST_ROW, [0, 2, 4]].sum(dtype=np.uint64))
 
-    def ready(self, numbers: table.U32Array, values: U64Array) -> tuple[table.U32Array, U64Array]:
+    def ready(self, numbers: U32Array, values: U64Array) -> tuple[U32Array, U64Array]:
         """Rows that wait for a name are left for a later sample, which has them again."""
         if self._names:
             self._names.take_answers()
+        self._look_for_idle(numbers)
         self._meet(numbers, values[:, COUNTERS:])
         known = self._entity_of_row[numbers] != WAITING
         return numbers[known], values[known]
 
     def added(
-        self, numbers: table.U32Array, deltas: U64Array, groupings: Sequence[IndexArray]
-    ) -> tuple[table.U32Array, U64Array]:
-        deltas[:, COUNTERS:] = 0
+        self, numbers: U32Array, deltas: U64Array, groupings: Sequence[IndexArray]
+    ) -> tuple[U32Array, U64Array]:
         entity = self._entity_of_row[numbers]
         shown = entity >= 0
         changed, places = np.unique(entity[shown], return_inverse=True)
@@ -268,7 +257,19 @@ class ConnectionAccount(Account):
         np.add.at(sums, places, deltas[shown])
         return changed.astype(np.uint32), sums
 
-    def _meet(self, numbers: table.U32Array, identity: U64Array) -> None:
+    def _look_for_idle(self, changed: U32Array) -> None:
+        """changed: rows that have something which was not taken. The worker marks those that have not had any
+        for long."""
+        now_s = time.monotonic()
+        self._used_s[changed] = now_s
+        if now_s < self._look_for_idle_s:
+            return
+        self._look_for_idle_s = now_s + _LOOK_EVERY_S
+        quiet = (now_s - self._used_s >= IDLE_AFTER_S) & ~self._idle
+        quiet[:FIRST_ROW] = False
+        self._to_mark["idle"][:] = quiet[: len(self._to_mark["idle"])]
+
+    def _meet(self, numbers: U32Array, identity: U64Array) -> None:
         """Finds out who those rows are that are new, or another's now, or not yet known."""
         self._idle[numbers] = (identity[:, 2] >> _IDLE_SHIFT & _BYTE) != 0
         identity = identity.copy()

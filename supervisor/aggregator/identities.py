@@ -8,10 +8,13 @@ import numpy.typing as npt
 
 from supervisor.aggregator.apps_groups import AppsGroups
 from supervisor.aggregator.process_tree import ProcessTree
-from supervisor.kernel.maps import TASK, TASK_LIVE, Maps, used_pages
-from supervisor.pipeline import memory
+from supervisor.aggregator.storage import FIRST_GROUP, NOBODY, slot_fields
+from supervisor.kernel import arrays
+from supervisor.kernel.arrays import TASK
+from supervisor.kernel.maps import TASK_LIVE, Maps, used_pages
 
-NO_GROUP: Final = -1
+# The group of slot 0, which no process has.
+NO_GROUP: Final = NOBODY - FIRST_GROUP
 _CMDLINE_BYTES: Final = 16384  # apps.plugin reads as much (MAX_CMDLINE)
 
 
@@ -19,16 +22,6 @@ def read_command_line(pid: int) -> str:
     """The arguments with spaces between them, "" for kernel threads. Raises OSError when it has gone."""
     with Path(f"/proc/{pid}/cmdline").open("rb") as file:
         return file.read(_CMDLINE_BYTES).rstrip(b"\0").replace(b"\0", b" ").decode("utf-8", "surrogateescape")
-
-
-def _memory(slots: int) -> dict[str, memory.Field]:
-    """What a restarted aggregator goes on from: the group each slot's owner had, and which owner."""
-    return {"group": (np.int32, (slots,)), "start_ns": (np.uint64, (slots,))}
-
-
-def create(slots: int) -> int:
-    """Shared memory for the groups of slots."""
-    return memory.create("identities", memory.size_of(_memory(slots)))
 
 
 class Identities:
@@ -47,13 +40,15 @@ class Identities:
         self.slots = slots
         self.births = self.ends = 0
         self._maps = maps
+        self._groups = groups
         self._tree = ProcessTree(groups, read_command_line)
         self._start_ns = np.zeros(slots, np.uint64)
         self._renames = np.zeros(slots, np.uint32)
         self.owned = np.zeros(slots, np.bool_)
         self.cgroup_of_slot: npt.NDArray[np.uint64] = np.zeros(slots, np.uint64)
-        known = memory.views(memory_fd, _memory(slots), writable=True)
+        known = arrays.views(memory_fd, slot_fields(slots), writable=True)
         self._known_start_ns: npt.NDArray[np.uint64] = known["start_ns"]
+        self._own: npt.NDArray[np.uint8] = known["own"]
         self.group_of_slot: npt.NDArray[np.int32] = known["group"]
         self.group_of_slot[0] = NO_GROUP
         self.processes: npt.NDArray[np.int_] = np.zeros(len(groups.names), np.int_)
@@ -65,7 +60,7 @@ class Identities:
         settled_ns: what the kernel has last been told (`words[SETTLED_NS]`): owners that were freed
         before it will not be counted any more, and are forgotten.
         """
-        task = self._maps["task"].records(TASK, used_pages(self._maps))
+        task = arrays.records(self._maps["task"], TASK, used_pages(self._maps))
         used = slice(len(task))  # the rest has never had an owner
         start_ns, state, freed_ns = task["start_ns"].copy(), task["state"].copy(), task["freed_ns"].copy()
         self.cgroup_of_slot[used] = task["cgroup_id"]
@@ -83,19 +78,26 @@ class Identities:
         self._renames[used] = renames
         for slot, group in self._tree.regrouped():
             self.group_of_slot[slot] = group
+            self._own[slot] = self._tree.has_own(slot)
             self._known_start_ns[slot] = self._start_ns[slot]
         groups = self.group_of_slot[used][self.owned[used]]
         self.processes = np.bincount(groups, minlength=len(self.processes))
 
     def _take_in(self, slot: int, row: Any) -> None:
         known = self._known_start_ns[slot] == row["start_ns"]
-        inherited = int(self.group_of_slot[slot]) if known else None
-        self._tree.born(slot, int(row["tgid"]), int(row["ppid"]), _comm(row), inherited)
+        self._tree.born(
+            slot, int(row["tgid"]), int(row["ppid"]), _comm(row), self._inherited(slot) if known else None
+        )
         self._known_start_ns[slot] = 0  # until its group is written
         self._start_ns[slot] = row["start_ns"]
         self._renames[slot] = row["renames"]
         self.owned[slot] = True
         self.births += not known
+
+    def _inherited(self, slot: int) -> int | None:
+        """What it had before from a parent; of a group that is in no file any more, nothing."""
+        group = int(self.group_of_slot[slot])
+        return None if self._own[slot] or group not in self._groups.current else group
 
     def _forget(self, gone: list[int]) -> None:
         for slot in gone:

@@ -4,12 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-import numpy as np
-
-from supervisor.aggregator.board import CPU_MS, METHODS, Board
+from supervisor.aggregator.board import CPU_MS, FACTS_EVERY_S, METHODS, Board
 from supervisor.aggregator.stream import ChartLine, DimensionLine, Frame, skeleton
-
-EVERY_S: Final = 10
 
 
 @dataclass(frozen=True)
@@ -56,13 +52,16 @@ class _Chart:
 
 
 def _methods(board: Board, facts: Facts) -> dict[str, int]:
-    return {name: int(np.count_nonzero(board.method == number)) for number, name in METHODS.items()}
+    return {name: list(board.method).count(number) for number, name in METHODS.items()}
 
 
 def _per_core(board: Board, facts: Facts) -> dict[str, int]:
-    loaded = board.attached != 0
-    per_core = int(np.count_nonzero(loaded & (board.per_core != 0)))
-    return {"per_core": per_core, "unique": int(np.count_nonzero(loaded)) - per_core}
+    loaded = [
+        bool(per_core)
+        for generation, per_core in zip(board.attached, board.per_core, strict=True)
+        if generation
+    ]
+    return {"per_core": loaded.count(True), "unique": loaded.count(False)}
 
 
 def _unattributed(board: Board, facts: Facts) -> dict[str, int]:
@@ -89,7 +88,7 @@ CHARTS: Final = (
         "bytes",
         140003,
         "process",
-        lambda board, facts: {"memory_locked": int(board.kernel_bytes.sum())},
+        lambda board, facts: {"memory_locked": sum(board.kernel_bytes)},
     ),
     _Chart(
         "ebpf_hash_tables_count",
@@ -97,7 +96,7 @@ CHARTS: Final = (
         "hash tables",
         140004,
         "process",
-        lambda board, facts: {"hash_table": int(board.maps.sum())},
+        lambda board, facts: {"hash_table": sum(board.maps)},
     ),
     _Chart(
         "ebpf_hash_tables_per_core",
@@ -151,10 +150,18 @@ CHARTS: Final = (
         _unattributed,
     ),
     _Chart(
+        "ebpf_conservation",
+        "Counters whose groups do not add up to the host's total",
+        "counters",
+        140024,
+        "main",
+        "apart",
+    ),
+    _Chart(
         "ebpf_connection_table",
         "Rows for connections",
         "rows",
-        140024,
+        140034,
         "main",
         _connection_rows,
         kind="stacked",
@@ -163,7 +170,7 @@ CHARTS: Final = (
         "ebpf_connections_folded",
         "Calls on connections that have no row of their own",
         "calls/s",
-        140025,
+        140035,
         "main",
         _connections_folded,
         "incremental",
@@ -220,7 +227,7 @@ class InternalCharts:
             f"netdata.{chart.id}",
             chart.kind,
             chart.priority,
-            EVERY_S,
+            FACTS_EVERY_S,
             chart.module,
             tuple(DimensionLine(name, "", chart.algorithm) for name in dimensions),
         )

@@ -14,22 +14,26 @@ from typing import Final
 
 import numpy as np
 
+from supervisor import linux
 from supervisor.aggregator import board as boards
-from supervisor.aggregator import internal
-from supervisor.aggregator.account import HOST, Account, IndexArray, Storage
+from supervisor.aggregator.account import Account, IndexArray
 from supervisor.aggregator.apps_groups import AppsGroups
+from supervisor.aggregator.cgroup_births import PATHS, TALLIES, CgroupBirths
 from supervisor.aggregator.cgroups import Cgroups
 from supervisor.aggregator.charts import ChartWriter, Groups, shown
 from supervisor.aggregator.connections import ConnectionAccount
+from supervisor.aggregator.conservation import Conservation
 from supervisor.aggregator.groups import AppCharts, CgroupCharts
-from supervisor.aggregator.identities import NO_GROUP, Identities
-from supervisor.aggregator.internal import InternalCharts
+from supervisor.aggregator.identities import Identities
+from supervisor.aggregator.internal import ConnectionFacts, Facts, InternalCharts
 from supervisor.aggregator.output import Output, ReaderGone
+from supervisor.aggregator.readers import Readers
 from supervisor.aggregator.resolver import Names
+from supervisor.aggregator.storage import FIRST_GROUP, HOST, NOBODY, ConnectionMemory, Storage
 from supervisor.aggregator.stream import Frame
 from supervisor.config import model
 from supervisor.kernel.identities import SETTLED_NS
-from supervisor.kernel.maps import KernelMap, Words
+from supervisor.kernel.maps import USED_PAGES, KernelMap, Words
 from supervisor.pipeline.channel import Receiver
 from supervisor.pipeline.sample import BadSample, unpack
 from supervisor.stop import StopFlag, hung_up
@@ -38,6 +42,9 @@ from workers.declaration import Program, Scope
 # Exit statuses that the supervisor understands.
 DONE: Final = 0  # the stream has no reader, or all frames asked for are written: stop everything
 STOPPED: Final = 3  # told to stop
+
+# Maps of the core program that are read here; those of cgroups are there when cgroups are told apart.
+MAPS: Final = ("task", "words", USED_PAGES, PATHS, TALLIES)
 
 _NS: Final = 1_000_000_000
 # How much of an interval a frame waits for late samples and for room in the pipe, and the most it ever does.
@@ -72,28 +79,36 @@ class ConnectionDuty:
     """What it takes besides to tell connections apart. names: the channel to the resolver, or None."""
 
     settings: model.Connections
-    lines_fd: int
+    memory: ConnectionMemory
     names: socket.socket | None
+
+    def descriptors(self) -> set[int]:
+        names = {self.names.fileno()} if self.names else set()
+        return {self.memory.lines_fd, self.memory.idle_fd, *names}
 
 
 @dataclass(frozen=True)
 class Assignment:
     """What the aggregator is given.
 
-    identity_maps: those of the core program that are read here, empty when nothing is counted by process.
-    cgroups_folder: where cgroups are mounted. modern: the naming of charts. agent: the agent's version.
-    internal_charts: whether charts of the plugin itself are wanted. last_frame: number of the frame to stop
-    after, 0 = go on.
+    group_places: how many groups there can ever be. identity_maps: those of the core program that are read
+    here, empty when nothing is counted by process. cgroups_folder: where cgroups are mounted; cgroups_root:
+    the cgroup that is seen there. serves: stream_fd is a socket that readers connect to. modern: the naming
+    of charts. agent: the agent's version. internal_charts: whether charts of the plugin itself are wanted.
+    last_frame: number of the frame to stop after, 0 = go on.
     """
 
     duties: tuple[Duty, ...]
     groups: AppsGroups
+    group_places: int
     identity_maps: Mapping[str, KernelMap]
     board_fd: int
     identities_fd: int
     cgroups_fd: int
     cgroups_folder: Path | None
+    cgroups_root: str
     stream_fd: int
+    serves: bool
     samples_path: Path
     update_every_s: int
     modern: bool
@@ -107,8 +122,7 @@ class Assignment:
         storages = [duty.storage for duty in self.duties]
         connections = [duty.connections for duty in self.duties if duty.connections]
         return {
-            *(duty.lines_fd for duty in connections),
-            *(duty.names.fileno() for duty in connections if duty.names),
+            *(fd for each in connections for fd in each.descriptors()),
             *(storage.table_fd for storage in storages),
             *(storage.ledger_fd for storage in storages),
             *(held.fd for held in self.identity_maps.values()),
@@ -134,10 +148,12 @@ def run(assignment: Assignment) -> int:
                 if hung_up(assignment.lifeline):
                     return STOPPED
                 if aggregator.cycle(stop):
+                    aggregator.finish()
                     return DONE
         except ReaderGone:
             return DONE
         aggregator.commit()
+        aggregator.take_leave()
     return STOPPED
 
 
@@ -156,14 +172,18 @@ class _Aggregator:
         self._receiver = receiver
         programs = [duty for duty in given.duties if not duty.connections]
         self._board = boards.Board(given.board_fd, len(programs))
-        self._output = Output(given.stream_fd)
+        self._output = Readers(given.stream_fd) if given.serves else Output(given.stream_fd)
         self._accounts = [self._account(duty) for duty in given.duties]
         self._by_name = {account.program.name: account for account in self._accounts}
         self._writers = [self._writer(*pair) for pair in zip(self._accounts, given.duties, strict=True)]
-        self._apps = AppCharts(given.groups.names, HOST + 1)
+        self._apps = AppCharts(given.groups.names, FIRST_GROUP)
+        self._conservation = Conservation(self._accounts[: len(programs)], given.group_places)
         self._internal = InternalCharts([duty.program.name for duty in programs], self._board)
-        self._internal_due_s = 0.0
-        self._before = self._board.progress[[boards.BIRTHS, boards.ENDS]].tolist()  # a former aggregator's
+        self._facts_due_s = 0.0
+        self._before = (
+            self._board.progress[boards.BIRTHS],
+            self._board.progress[boards.ENDS],
+        )  # a former aggregator's
         self._identities: Identities | None = None
         self._cgroups: CgroupCharts | None = None
         self._words: Words | None = None
@@ -171,21 +191,23 @@ class _Aggregator:
         if given.identity_maps:
             self._identities = Identities(given.identity_maps, given.groups, given.identities_fd)
             if given.cgroups_folder and any(duty.cgroups for duty in given.duties):
+                births = CgroupBirths(given.identity_maps, given.cgroups_root)
                 self._cgroups = CgroupCharts(
-                    Cgroups(given.cgroups_folder, given.cgroups_fd),
-                    HOST + 1 + len(given.groups.names),
+                    Cgroups(given.cgroups_folder, given.cgroups_fd, births=births.news),
+                    FIRST_GROUP + given.group_places,
                     self._identities.slots,
                 )
             self._words = Words(given.identity_maps["words"])
         self._under_way: _Said | None = None
+        self._first = True
         self._dropped = 0
         self._dropped_told_s = -_REPEAT_S
 
     def _account(self, duty: Duty) -> Account:
         if duty.connections:
-            names = Names(duty.connections.names) if duty.connections.names else None
             given = duty.connections
-            return ConnectionAccount(duty.program, duty.storage, given.settings, given.lines_fd, names)
+            names = Names(given.names) if given.names else None
+            return ConnectionAccount(duty.program, duty.storage, given.settings, given.memory, names)
         taken, lost = int(self._board.taken[duty.place]), int(self._board.lost[duty.place])
         return Account(duty.program, duty.storage, taken, lost)
 
@@ -215,6 +237,10 @@ class _Aggregator:
         self.commit()
         return self._write_frame()
 
+    def finish(self) -> None:
+        """The last frame has been made: readers get a moment to take it."""
+        self._output.go_on(_LATE_MOST_S)
+
     def commit(self) -> None:
         """Takes what has come in, and tells the kernel up to when everything is taken."""
         self._drain()
@@ -222,12 +248,23 @@ class _Aggregator:
         self._settle()
         self._board.progress[boards.CYCLE_NS] = time.monotonic_ns()
 
+    def take_leave(self) -> None:
+        """Withdraws the charts that the next aggregator will not show. A reader that sleeps is not waited
+        for: it keeps them until the agent forgets them."""
+        frame = Frame()
+        leaving_of = self._board.leaving.tolist()
+        for duty, writer in zip(self._given.duties, self._writers, strict=True):
+            leaving = leaving_of[duty.place]
+            writer.withdraw_some(frame, [scope for scope, bit in boards.LEAVING.items() if leaving & bit])
+        patience_s = self._patience_s()
+        if frame.blocks and (not self._under_way or self._output.go_on(patience_s)):
+            self._output.send(frame, patience_s)
+
     def _take_pending(self) -> None:
         groupings: list[IndexArray] = []
         if self._identities:
             self._identities.refresh(self._settled_ns)
-            groupings = [self._identities.group_of_slot + np.int32(HOST + 1)]
-            groupings[0][self._identities.group_of_slot == NO_GROUP] = NO_GROUP
+            groupings = [self._identities.group_of_slot + np.int32(FIRST_GROUP)]
             self._apps.update(self._identities.processes)
             if self._cgroups:
                 self._cgroups.update(self._identities.cgroup_of_slot, self._identities.owned)
@@ -245,9 +282,7 @@ class _Aggregator:
     def _wait_until(self, due_ns: int, stop: StopFlag) -> None:
         """Until the tick begins; samples that come early are taken in."""
         while not stop and (left_ns := due_ns - time.monotonic_ns()) > 0:
-            if self._receiver.wait(left_ns / _NS):
-                self._drain()
-            elif hung_up(self._given.lifeline):
+            if not self._wait(left_ns / _NS):
                 return
 
     def _gather(self, tick: int, stop: StopFlag) -> None:
@@ -259,10 +294,19 @@ class _Aggregator:
             time.sleep(_TOGETHER_S)
             self._drain()
         while not stop and (left_ns := deadline_ns - time.monotonic_ns()) > 0 and self._missing(now_s):
-            if self._receiver.wait(left_ns / _NS):
-                self._drain()
-            elif hung_up(self._given.lifeline):
+            if not self._wait(left_ns / _NS):
                 return
+
+    def _wait(self, timeout_s: float) -> bool:
+        """For samples, which are taken in, and for room at readers; False when the supervisor is gone."""
+        blocked = self._output.blocked()
+        if self._receiver.wait(timeout_s, blocked):
+            self._drain()
+        elif hung_up(self._given.lifeline):
+            return False
+        if blocked:
+            self._output.go_on()
+        return True
 
     def _patience_s(self) -> float:
         return min(_LATE_MOST_S, _LATE_SHARE * self._given.update_every_s)
@@ -318,7 +362,7 @@ class _Aggregator:
             frame, said = self._make_frame()
             if not frame.blocks:
                 return False
-            written = self._output.write(frame.blocks, patience_s)
+            written = self._output.send(frame, patience_s)
             self._under_way = said if self._output.under_way else None
             if written or self._under_way:
                 for account, _ in said.fresh:
@@ -345,7 +389,11 @@ class _Aggregator:
             elif account.fresh:
                 writer.write(frame, account.groups if isinstance(account, ConnectionAccount) else groups)
                 fresh.append((account, writer))
-        about_us = self._given.internal_charts and bool(fresh) and time.monotonic() >= self._internal_due_s
+        for number, counters in enumerate(self._conservation.look()):
+            self._board.apart[number] = counters
+        # Not before the supervisor has posted its own part: what then came would show as a jump.
+        due = time.monotonic() >= self._facts_due_s and self._board.progress[boards.CPU_MS] > 0
+        about_us = self._given.internal_charts and bool(fresh) and due
         if about_us:
             self._internal.write(frame, self._facts())
         return frame, _Said(tuple(fresh), gone, about_us)
@@ -354,12 +402,15 @@ class _Aggregator:
         """The agent has all of a frame now."""
         if said.about_us:
             self._internal.sent()
-            self._internal_due_s = time.monotonic() + internal.EVERY_S - _LATE_MOST_S
+            self._facts_due_s = time.monotonic() + boards.FACTS_EVERY_S - _LATE_MOST_S
         for _, writer in said.fresh:
             writer.sent()
         for entity in said.gone:
             self._let_go(entity)
         self._board.progress[boards.FRAMES] += 1
+        if self._first:
+            self._first = False
+            linux.let_go_of_files()  # of what was needed to begin
 
     def _let_go(self, entity: int) -> None:
         """The charts of a cgroup have been withdrawn: its place is another one's, unless it has come back."""
@@ -370,31 +421,30 @@ class _Aggregator:
                 writer.clear(entity)
         self._cgroups.release(entity)
 
-    def _connection_facts(self) -> internal.ConnectionFacts | None:
+    def _connection_facts(self) -> ConnectionFacts | None:
         found = (account for account in self._accounts if isinstance(account, ConnectionAccount))
         account = next(found, None)
-        if account is None:
-            return None
-        return internal.ConnectionFacts(account.rows, account.used_rows, account.folded)
+        return ConnectionFacts(account.rows, account.used_rows, account.folded) if account else None
 
-    def _facts(self) -> internal.Facts:
+    def _facts(self) -> Facts:
         if self._identities is None:
-            return internal.Facts(connections=self._connection_facts())
+            return Facts(connections=self._connection_facts())
         by_slot = [account for account in self._accounts if account.program.kind == "slot"]
-        return internal.Facts(
+        return Facts(
             slots=self._identities.slots,
             used_slots=int(self._identities.processes.sum()),
             births=int(self._board.progress[boards.BIRTHS]),
             ends=int(self._board.progress[boards.ENDS]),
             events=sum(self._events(account) for account in by_slot),
-            unattributed=sum(int(account.ledger.baseline(0).sum(dtype=np.uint64)) for account in by_slot),
+            unattributed=sum(self._events(account, NOBODY) for account in by_slot),
             connections=self._connection_facts(),
         )
 
-    def _events(self, account: Account) -> int:
-        """Events counted so far; a program that adds up time counts none, and bytes are no events."""
+    def _events(self, account: Account, entity: int = HOST) -> int:
+        """Events counted so far; a program that adds up time counts none, and bytes are no events.
+        entity: of a program that counts by slot."""
         if account.program.of_time:
             return 0
-        totals = account.ledger.totals[:, account.program.of_events]
-        counted = totals[HOST] if account.program.kind == "slot" else totals
+        totals, columns = account.ledger.totals, account.program.of_events
+        counted = totals[entity, columns] if account.program.kind == "slot" else totals[:, columns]
         return int(counted.sum(dtype=np.uint64))

@@ -22,6 +22,8 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Final
 
+from supervisor.aggregator.stream import Frame
+
 # What a plugin's pipe is widened to; an unprivileged process may ask for 1 MiB (pipe(7)).
 PIPE_BYTES: Final = 1 << 20
 # Up to the line END, or all where there is none.
@@ -42,8 +44,17 @@ class Output:
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._told = 0
-        self._is_pipe = stat.S_ISFIFO(os.fstat(fd).st_mode)
+        mode = os.fstat(fd).st_mode
+        self._is_pipe, self._is_file = stat.S_ISFIFO(mode), stat.S_ISREG(mode)
         self.under_way: deque[bytes] = deque()
+
+    def send(self, frame: Frame, patience_s: float = 0.0) -> bool:
+        """Writes a frame, as `write` does."""
+        return self.write(frame.blocks, patience_s)
+
+    def blocked(self) -> list[int]:
+        """None: `go_on` waits by itself."""
+        return []
 
     def write(self, blocks: list[bytes], patience_s: float = 0.0) -> bool:
         """Writes a frame; True when all of it is there. Else either nothing is, or the rest is under way.
@@ -86,6 +97,12 @@ class Output:
         self._told = 0
         return True
 
+    def _take_back(self, written: int) -> None:
+        """Of a file whose disk has become full: what there is of the frame that does not fit."""
+        if self._is_file and written:
+            end = os.lseek(self._fd, -written, os.SEEK_CUR)
+            os.ftruncate(self._fd, end)
+
     def _tell(self, error: OSError) -> None:
         """Once for each kind of trouble: a full disk under a file, say."""
         if error.errno != self._told:
@@ -113,6 +130,7 @@ class Output:
                     continue
                 if error.errno in (errno.EPIPE, errno.ECONNRESET):
                     raise ReaderGone from error
+                self._take_back(len(piece) - len(view))
                 raise
             view = view[written:]
 

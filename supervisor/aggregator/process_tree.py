@@ -88,6 +88,10 @@ class ProcessTree:
         """Give the index of the group in which the process is counted now."""
         return self._by_key[key].group
 
+    def has_own(self, key: int) -> bool:
+        """Say whether the group is that of the process's own name, and not handed down to it."""
+        return self._by_key[key].own is not None
+
     def regrouped(self) -> list[tuple[int, int]]:
         """Give key and group of each live process that is new or changed its group since the last call."""
         moved = [process for process in self._changed if process.group != process.reported]

@@ -19,7 +19,7 @@ _INT64_MASK: Final = (1 << 63) - 1
 DISABLE: Final = b"DISABLE\n"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class DimensionLine:
     id: str
     name: str
@@ -27,7 +27,7 @@ class DimensionLine:
     multiplier: int = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ChartLine:
     """One chart as the agent is told of it; its id is `type.id`."""
 
@@ -91,9 +91,11 @@ def skeleton(charts: Iterable[ChartLine]) -> str:
     return "".join(lines)
 
 
-def collection(skeleton: str, values: Iterable[int]) -> bytes:
+def collection(skeleton: str, values: Sequence[int]) -> bytes:
     """`skeleton` filled in. The agent reads int64: larger values are cut."""
-    return (skeleton % tuple([value & _INT64_MASK for value in values])).encode()
+    if max(values, default=0) > _INT64_MASK:
+        values = [value & _INT64_MASK for value in values]
+    return (skeleton % tuple(values)).encode()
 
 
 def clean_id(text: str) -> str:
@@ -147,16 +149,25 @@ def _cut(text: str, size: int) -> str:
 
 
 class Frame:
-    """The lines of one cycle, in blocks that each make sense alone."""
+    """The lines of one cycle, in blocks that each make sense alone.
+
+    changes: the charts that it defines (True) and withdraws (False), in order.
+    """
 
     def __init__(self) -> None:
         self.blocks: list[bytes] = []
+        self.changes: list[tuple[ChartLine, bool]] = []
 
     def define(self, chart: ChartLine, gone: Iterable[DimensionLine] = ()) -> None:
         self.blocks.append(definition(chart, gone))
+        self.changes.append((chart, True))
 
     def withdraw(self, chart: ChartLine) -> None:
         self.blocks.append(withdrawal(chart))
+        self.changes.append((chart, False))
+
+    def add(self, collection: bytes) -> None:
+        self.blocks.append(collection)
 
     def set(self, skeleton: str, values: Sequence[int]) -> None:
         if values:

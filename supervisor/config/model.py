@@ -14,6 +14,7 @@ TypeFormat = Literal["auto", "legacy", "co-re"]
 Tracing = Literal["trampoline", "tracepoint", "probe"]
 CollectPid = Literal["real parent", "parent", "all"]
 MapReading = Literal["auto", "mmap", "lookup"]
+KprobeAttach = Literal["auto", "kprobe_events"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 
@@ -87,6 +88,8 @@ class Config:
     programs: Mapping[str, ProgramConfig]
     supervision: Supervision
     map_reading: MapReading
+    kprobe_attach: KprobeAttach
+    stream_group: str  # who may read a served stream, besides root
     apps_groups_path: Path
     modern_charts: bool  # names of charts as in Netdata v1.44 and later
     agent_version: tuple[int, int]

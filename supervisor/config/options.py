@@ -132,6 +132,7 @@ OBJECT_FLAVOR: Final = Choice(
     synonyms=(("buffer ring", "buffer"), ("ring buffer", "buffer"), ("tracing", "legacy")),
 )
 CHART_NAMING: Final = Choice(("auto", "classic", "modern"))
+KPROBE_ATTACH: Final = Choice(("auto", "kprobe_events"))
 MAP_READING: Final = Choice(("auto", "mmap", "lookup"))
 LOG_LEVEL: Final = Choice(("debug", "info", "warning", "error"), synonyms=(("warn", "warning"),))
 
@@ -356,6 +357,8 @@ MAIN: Final = FileOptions(
             "ids of charts as up to Netdata v1.43, or later",
         ),
         Option(SUPERVISION, "map reading", MAP_READING, "auto", "how counters are read from the kernel"),
+        Option(SUPERVISION, "kprobe attach", KPROBE_ATTACH, "auto", "how kprobes are attached"),
+        Option(SUPERVISION, "stream group", Text(), "netdata", "group that may read a served stream"),
         Option(SUPERVISION, "loglevel", LOG_LEVEL, "info", "least level that is logged"),
     ),
     _SERVICE_NAMES,

@@ -1,6 +1,7 @@
 """Attaching kprobes by perf_event_open(2), and asking the kernel how many hits of a hook it missed.
 
-probe ──▶ event of the kprobe PMU ──▶ program        since 4.17
+probe ──▶ event of the kprobe PMU, since 4.17      ──▶ program
+     └──▶ event of a line in kprobe_events ────────────┘
           the link holds the event, so the link's descriptor is all that is kept; since 5.15
           before, the event's own descriptor is
 """
@@ -19,6 +20,7 @@ from supervisor import linux
 PMU: Final = Path("/sys/bus/event_source/devices/kprobe")
 
 _PERF_EVENT: Final = 41  # BPF_PERF_EVENT of enum bpf_attach_type
+_TRACEPOINT: Final = 2  # PERF_TYPE_TRACEPOINT of enum perf_type_id
 _IOC_SET_BPF: Final = 0x40042408  # PERF_EVENT_IOC_SET_BPF
 # enum bpf_link_type and enum bpf_perf_event_type
 _LINK_OF_PERF_EVENT: Final = 7
@@ -99,7 +101,18 @@ def kprobe(program: int, symbol: str, *, at_return: bool) -> int:
 
     Raises OSError where the kernel refuses: ENOENT or EINVAL for a function that cannot be probed.
     """
-    event = _open_event(symbol, at_return)
+    return _attach(program, _open_probe(symbol, at_return))
+
+
+def line(program: int, number: int) -> int:
+    """The same for the event that a line of kprobe_events has made. number: the kernel's for that event."""
+    attribute = _PerfEventAttribute(
+        type=_TRACEPOINT, size=ctypes.sizeof(_PerfEventAttribute), config=number, sample=(1, 0, 0)
+    )
+    return _attach(program, linux.perf_event_open(attribute, pid=-1, cpu=0))
+
+
+def _attach(program: int, event: int) -> int:
     try:
         held = _hold(program, event)
     except OSError:
@@ -121,7 +134,7 @@ def _hold(program: int, event: int) -> int:
     return event
 
 
-def _open_event(symbol: str, at_return: bool) -> int:
+def _open_probe(symbol: str, at_return: bool) -> int:
     name = ctypes.create_string_buffer(symbol.encode())
     attribute = _PerfEventAttribute(
         type=_pmu_type(),
@@ -145,8 +158,8 @@ def _return_bit() -> int:
 
 
 def use_of(link: int | None) -> Use:
-    """Of what this link holds; nothing of the perf event that libbcc makes of a line in kprobe_events or of a
-    plain tracepoint, and that links were before 5.15: it cannot be asked.
+    """Of what this link holds; nothing where the kernel does not tell, as of what are no links.
+
 
     Missed are hits that did not reach the program. Of kprobes and kretprobes the kernel tells since 6.7
     (kernel commits 3acf8ace6823, dd8657894c11): those that found another probe under way, and returns for

@@ -2,7 +2,7 @@
 SOCK_SEQPACKET pair, so that a message is whole or absent.
 
     {"maps": [[name, entries, value_bytes, flags], …], "links": n,
-     "hooks": [[hook, plan, target, attached, reason, link], …], "error": ""}
+     "hooks": [[hook, plan, target, attached, reason, link], …], "error": "", "lines": ""}
     with the descriptors of the maps, then those of the attachments, in that order; a hook's link is the place
     of its attachment among them
 
@@ -27,12 +27,13 @@ _MESSAGE_BYTES: Final = 1 << 18
 @dataclass(frozen=True)
 class Loaded:
     """What one loader has made. The holder of the descriptors owns the kernel objects: closing them all
-    detaches and frees everything."""
+    detaches and frees everything but lines of kprobe_events, whose names begin with `lines` ("" = none)."""
 
     maps: dict[str, KernelMap] = field(default_factory=dict)
     links: list[int] = field(default_factory=list)
     hooks: list[HookReport] = field(default_factory=list)
     error: str = ""
+    lines: str = ""
 
     def close(self) -> None:
         for fd in [*self.links, *(held.fd for held in self.maps.values())]:
@@ -52,6 +53,7 @@ def send(channel: socket.socket, loaded: Loaded) -> None:
             for h in loaded.hooks
         ],
         "error": loaded.error,
+        "lines": loaded.lines,
     }
     socket.send_fds(channel, [msgpack.packb(head)], fds[:_FDS_PER_MESSAGE])
     for start in range(_FDS_PER_MESSAGE, len(fds), _FDS_PER_MESSAGE):
@@ -94,4 +96,4 @@ def _decode(channel: socket.socket, head: bytes, fds: list[int]) -> Loaded:
         HookReport(hook, plan, target, attached, reason, None if link is None else fds[link])
         for hook, plan, target, attached, reason, link in report["hooks"]
     ]
-    return Loaded(maps, fds[len(infos) :], hooks, report["error"])
+    return Loaded(maps, fds[len(infos) :], hooks, report["error"], report["lines"])

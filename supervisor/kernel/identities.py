@@ -16,7 +16,7 @@ from supervisor.errors import Unavailable
 from supervisor.kernel import loader
 from supervisor.kernel.cgroup_hierarchy import Hierarchy
 from supervisor.kernel.loader import Tables
-from supervisor.kernel.maps import PIDS_PER_PAGE, ROWS_PER_PAGE, TASK, TASK_LIVE
+from supervisor.kernel.maps import PIDS_PER_PAGE, ROWS_PER_PAGE, TASK, TASK_LIVE, TASK_MEMBERS, used_pages
 from supervisor.kernel.plans import (
     Hook,
     Plan,
@@ -34,6 +34,10 @@ _LOADER: Final = 1
 
 # Words of `tallies`, which the kernel writes (enum tally).
 BIRTHS_WITHOUT_SLOT: Final = 0
+CGROUPS_MADE: Final = 1
+
+# How many paths of new cgroups are kept: more than are made in a tick, half a kilobyte each.
+CGROUP_PATHS: Final = 512
 
 # `collect pid` in the words of counters.h.
 COLLECT: Final[Mapping[CollectPid, int]] = {"real parent": 0, "parent": 1, "all": 2}
@@ -88,6 +92,15 @@ CGROUP: Final = _hook(
     "cgroup",
     tracepoint_plan("on_attach", "args->pid, args->dst_root, args->dst_id", "cgroup:cgroup_attach_task"),
 )
+# A new cgroup. Not asked for: a cgroup that lasts has a folder to be found by.
+CGROUP_MADE: Final = _hook(
+    "cgroup_made",
+    tracepoint_plan(
+        "on_cgroup",
+        "args->root, args->id, (const char *)args + (args->data_loc_path & 0xffff)",
+        "cgroup:cgroup_mkdir",
+    ),
+)
 
 
 def request(
@@ -102,10 +115,11 @@ def request(
     own = {
         "CGROUP_VERSION": hierarchy.version if hierarchy else 0,
         "CGROUP_HIERARCHY": hierarchy.number if hierarchy else -1,
+        "CGROUP_PATHS": CGROUP_PATHS,
     }
     return loader.Request(
         SOURCE,
-        (*([CGROUP] if hierarchy else []), *HOOKS),
+        (*([CGROUP, CGROUP_MADE] if hierarchy else []), *HOOKS),
         "entry",
         preference,
         {**defines, **own},
@@ -219,6 +233,7 @@ class Seeding:
 
 # Kinds of orders (enum order_kind in task.bpf.c).
 _PLANT, _MAP, _EXITED, _GONE, _CGROUP = range(5)
+_TGID, _CGROUP_ID, _STATE = map(list(TASK_MEMBERS).index, ("tgid", "cgroup_id", "state"))
 # How often is looked for processes without a cgroup: each time finds the children of the time before.
 _CGROUP_ROUNDS: Final = 3
 
@@ -250,7 +265,7 @@ class _Planter:
     def __init__(self, tables: Tables, free: collections.deque[int], *, thread_slots: bool) -> None:
         self._free = free
         self._thread_slots = thread_slots
-        self._task = tables.maps["task"]
+        self._maps = tables.maps
         self._order_fd = tables.maps["order"].fd
         self._answer_fd = tables.maps["answer"].fd
         self._name = linux.task_name()
@@ -300,9 +315,13 @@ class _Planter:
     def find_cgroups(self, hierarchy: Hierarchy) -> None:
         """For all that have been planted, and those born to one that had no cgroup yet to give down."""
         for _ in range(_CGROUP_ROUNDS):
-            rows = self._task.records(TASK)
-            without = ((rows["state"] == TASK_LIVE) & (rows["cgroup_id"] == 0)).nonzero()[0]
-            for slot, pid in zip(without.tolist(), rows["tgid"][without].tolist(), strict=True):
+            with self._maps["task"].open(used_pages(self._maps)) as content:
+                without = [
+                    (slot, row[_TGID])
+                    for slot, row in enumerate(TASK.iter_unpack(content.bytes))
+                    if row[_STATE] == TASK_LIVE and not row[_CGROUP_ID]
+                ]
+            for slot, pid in without:
                 self._give(_CGROUP, slot, pid, cgroup_id=hierarchy.id_of(pid))
 
     def _give(self, kind: int, slot: int, pid: int, **more: int | bytes) -> int:

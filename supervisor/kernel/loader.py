@@ -18,11 +18,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from supervisor import linux
+from supervisor import kprobe_events, linux
 from supervisor.errors import Unavailable
 from supervisor.kernel import attach, btf, namespace, system_calls
 from supervisor.kernel.handover import Loaded
-from supervisor.kernel.maps import KernelMap, MapInfo
+from supervisor.kernel.maps import WORD_BYTES, KernelMap, MapInfo
 from supervisor.kernel.plans import (
     FAMILY,
     Hook,
@@ -72,11 +72,6 @@ _CALL_STATUS: Final = "thread_info.status"
 _VERSION: Final = re.compile(r"(\.(isra|constprop)\.\d+)+$")
 # A line such as `ffffffff816b4af0 t do_sys_openat2\t[module]`.
 _TEXT_SYMBOL: Final = re.compile(r" [TtWw] (\S+)(?:\t\[(\w+)\])?$", re.MULTILINE)
-# MAX_EVENT_NAME_LEN of the kernel's trace_probe.h, less its end; libbcc adds its process id to it.
-_EVENT_NAME_BYTES: Final = 63
-# Index for bpf_attach_kprobe (libbcc's enum bpf_probe_attach_type).
-_PROBE_ENTRY: Final = 0
-_PROBE_RETURN: Final = 1
 
 
 @dataclass(frozen=True)
@@ -87,7 +82,8 @@ class Request:
     numbers: see Program. btf_folder: where the kernel's types are.
     prepare: runs between loading and attaching, with the maps (fills a queue, for example).
     finish: runs after attaching.
-    tag: stands in the name of every kprobe_events line that libbcc may have to write.
+    tag: stands in the name of every line of kprobe_events that is written. kprobe_lines: write them where the
+    kernel could do without, too.
     """
 
     source: str
@@ -101,6 +97,7 @@ class Request:
     finish: Callable[["Tables"], None] | None = None
     numbers: tuple[str, ...] = ()
     btf_folder: Path = btf.FOLDER
+    kprobe_lines: bool = False
 
 
 @dataclass(frozen=True)
@@ -152,7 +149,7 @@ def load(request: Request) -> Loaded:
         request.finish(tables)
     # The mask is this loader's alone: another part of the program has its own.
     kept = {name: held for name, held in maps.items() if name != system_calls.MASK}
-    return Loaded(kept, attacher.links, reports)
+    return Loaded(kept, attacher.links, reports, lines=attacher.mark_of_lines)
 
 
 def possible_cpus() -> int:
@@ -401,8 +398,15 @@ class _Attacher:
         self._taken = 0  # mask of the system call plans in use
         self._loaded: dict[str, int] = {}
         self._sides: dict[Side, int] = {}
-        self._event_numbers = itertools.count()
+        self._lines: dict[int, str] = {}
+        self._mark = kprobe_events.mark(request.tag, os.getpid())
+        self._numbers = itertools.count()
         self.links: list[int] = []
+
+    @property
+    def mark_of_lines(self) -> str:
+        """What the names of those that hooks need begin with, "" = there are none."""
+        return self._mark if self._lines else ""
 
     def attach_hooks(self, candidates: Mapping[str, list[Plan]]) -> list[HookReport]:
         reports: list[HookReport] = []
@@ -432,7 +436,7 @@ class _Attacher:
                 reports.append(report(hook, plan, target, str(refusal)))
                 self._take(hook, plan, False)
                 for link in links:
-                    os.close(link)
+                    self._detach(link)
                 continue
             self.links += links
             reports += [report(hook, plan, target, link=link) for target, link in held.items()]
@@ -489,19 +493,28 @@ class _Attacher:
     def _attach_kprobe(self, program: int, mechanism: Mechanism, target: Target) -> int:
         at_return = mechanism == "kretprobe"
         at_once = target.at_once if at_return else 0
-        if attach.PMU.exists() and not at_once:
-            try:
+        try:
+            if attach.PMU.exists() and not at_once and not self._request.kprobe_lines:
                 return attach.kprobe(program, target.symbol, at_return=at_return)
-            except OSError as error:
-                raise _Refused(f"cannot attach: {_reason(error.errno or 0)}") from error
-        # libbcc writes a line of kprobe_events: before 4.17, and for what the PMU has no word for.
-        kind = _PROBE_RETURN if at_return else _PROBE_ENTRY
-        event = event_name(self._request.tag, at_return, next(self._event_numbers), target.symbol)
-        names = event.encode(), target.symbol.encode()
-        ctypes.set_errno(0)
-        with _silenced():
-            link = _bcc().libbcc.lib.bpf_attach_kprobe(program, kind, *names, 0, at_once)
-        return _attached(link)
+            return self._attach_line(program, target.symbol, at_return, at_once)
+        except OSError as error:
+            raise _Refused(f"cannot attach: {_reason(error.errno or 0)}") from error
+
+    def _attach_line(self, program: int, symbol: str, at_return: bool, at_once: int) -> int:
+        event = f"{self._mark}_{'r' if at_return else 'p'}{next(self._numbers)}"
+        number = kprobe_events.add(event, symbol, at_return=at_return, at_once=at_once)
+        try:
+            link = attach.line(program, number)
+        except OSError:
+            kprobe_events.drop(event)
+            raise
+        self._lines[link] = event
+        return link
+
+    def _detach(self, link: int) -> None:
+        os.close(link)
+        if link in self._lines:
+            kprobe_events.drop(self._lines.pop(link))
 
     def _attach_raw_tracepoint(self, program: int, name: str) -> int:
         ctypes.set_errno(0)
@@ -548,13 +561,6 @@ class _Attacher:
         return btf.load_trampoline(function, mechanism == "fexit", licence, code, size)
 
 
-def event_name(tag: str, at_return: bool, number: int, symbol: str) -> str:
-    """What a line of kprobe_events is called, as far as libbcc is told: the number makes it the only one of
-    its loader, the symbol is for people and as long as there is room."""
-    name = f"{tag}_{'r' if at_return else 'p'}{number}_{symbol.replace('.', '_')}"
-    return name[: _EVENT_NAME_BYTES - len("_bcc_4194304")]
-
-
 def _attached(link: int) -> int:
     if link < 0:
         raise _Refused(f"cannot attach: {_reason(ctypes.get_errno())}")
@@ -575,8 +581,11 @@ def fires(hook: Hook, tables: Tables) -> bool:
 
 
 def _seen(hook: Hook, tables: Tables) -> int:
-    counted = tables.maps[hook.map].words()[:, hook.column : hook.column + hook.width]
-    return int(counted.sum())
+    held = tables.maps[hook.map]
+    row_words = held.info.entries * held.info.stride_bytes // WORD_BYTES // held.info.rows
+    with held.open() as content:
+        words = content.words
+        return sum(sum(words[column::row_words]) for column in range(hook.column, hook.column + hook.width))
 
 
 def _reason(number: int) -> str:

@@ -1,11 +1,10 @@
 """How user space reads the kernel's arrays here: by mapping them, or by look-ups; found out by doing it."""
 
+import ctypes
 import os
 import signal
 from dataclasses import dataclass, replace
 from typing import Final
-
-import numpy as np
 
 from supervisor import linux, spawn
 from supervisor.config.model import MapReading
@@ -90,9 +89,9 @@ def _can_look_up(account: spawn.Account, fd: int) -> bool:
         status = 1
         try:
             spawn.give_up_privileges(account)
-            value = np.zeros(1, np.uint64)
-            linux.bpf_update_array(fd, 0, value.ctypes.data)
-            linux.bpf_read_array(fd, 1, 8, value.ctypes.data)
+            value = ctypes.c_uint64()
+            linux.bpf_update_array(fd, 0, ctypes.addressof(value))
+            linux.bpf_read_array(fd, 1, 8, ctypes.addressof(value))
             status = 0
         finally:
             os._exit(status)

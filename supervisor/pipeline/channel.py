@@ -3,6 +3,7 @@
 A context is made after the fork, in the child that uses it: its threads do not survive one.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -69,9 +70,14 @@ class Receiver:
         """`wait` returns early when `fd` becomes readable or its other end goes."""
         self._poller.register(fd, zmq.POLLIN)
 
-    def wait(self, timeout_s: float) -> bool:
-        """Waits for a message; False when it was the time or a watched descriptor that ended it."""
+    def wait(self, timeout_s: float, writing: Sequence[int] = ()) -> bool:
+        """Waits for a message; False when it was the time that ended it, a watched descriptor, or one of
+        `writing` that takes something."""
+        for fd in writing:
+            self._poller.register(fd, zmq.POLLOUT)
         ready = dict(self._poller.poll(max(0, round(timeout_s * 1000))))
+        for fd in writing:
+            self._poller.unregister(fd)
         return self._socket in ready
 
     def receive(self) -> bytes | None:

@@ -1,14 +1,13 @@
 """Shared memory without a name: a memfd, sealed at its size, that children inherit."""
 
 import fcntl
+import itertools
 import math
 import mmap
 import os
-from collections.abc import Mapping
-from typing import Any, Final
-
-import numpy as np
-import numpy.typing as npt
+import struct
+from collections.abc import Iterator, Mapping
+from typing import Final, Literal
 
 from supervisor import linux
 
@@ -16,7 +15,8 @@ from supervisor import linux
 _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 _ALIGNMENT: Final = 64
 
-Field = tuple[Any, tuple[int, ...]]  # element type, shape
+Code = Literal["B", "H", "i", "I", "Q"]
+Field = tuple[Code, tuple[int, ...]]  # element type as in the module struct, shape
 
 
 def create(name: str, size_bytes: int) -> int:
@@ -29,23 +29,29 @@ def create(name: str, size_bytes: int) -> int:
 
 def size_of(fields: Mapping[str, Field]) -> int:
     """Bytes that `fields` take, laid out one after the other at 64-byte boundaries."""
-    return max(mmap.PAGESIZE, sum(_padded(field) for field in fields.values()))
+    return max(mmap.PAGESIZE, sum(map(_padded, fields.values())))
 
 
-def views(fd: int, fields: Mapping[str, Field], *, writable: bool) -> dict[str, npt.NDArray[Any]]:
-    """The fields as arrays over the memory."""
-    memory = np.asarray(linux.SharedMemory(fd, size_of(fields), writable=writable))
-    found, offset = {}, 0
-    for name, field in fields.items():
-        kind, shape = field
-        found[name] = np.ndarray(shape, kind, memory, offset)
-        offset += _padded(field)
-    return found
+def offsets(fields: Mapping[str, Field]) -> Iterator[int]:
+    """Where each of them begins."""
+    return itertools.accumulate(map(_padded, list(fields.values())[:-1]), initial=0)
+
+
+class Mapped:
+    """The fields of shared memory, without numpy: `at` has each as a flat memoryview. They last as long as
+    this."""
+
+    def __init__(self, fd: int, fields: Mapping[str, Field], *, writable: bool) -> None:
+        self._memory = linux.SharedMemory(fd, size_of(fields), writable=writable)
+        everything = self._memory.bytes()
+        self.at: dict[str, memoryview] = {}
+        for (name, field), offset in zip(fields.items(), offsets(fields), strict=True):
+            self.at[name] = everything[offset : offset + _bytes(field)].cast(field[0])
 
 
 def _bytes(field: Field) -> int:
-    kind, shape = field
-    return math.prod(shape) * np.dtype(kind).itemsize
+    code, shape = field
+    return math.prod(shape) * struct.calcsize(code)
 
 
 def _padded(field: Field) -> int:

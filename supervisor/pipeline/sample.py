@@ -1,6 +1,6 @@
 """The message that announces a sample: one msgpack array.
 
-    [version, program, generation, sequence, tick, sampled_ns, rows, columns, gauges, names, losses]
+    [version, program, generation, sequence, tick, sampled_ns, blocks, columns, gauges, names, losses]
 
 columns: numbers of the columns that this kernel gives in this mode.
 gauges: momentary values by name. names: device names by row.
@@ -29,7 +29,7 @@ class Sample(NamedTuple):
     sequence: int
     tick: int
     sampled_ns: int
-    rows: int
+    blocks: int
     columns: tuple[int, ...]
     gauges: Mapping[str, int]
     names: Mapping[int, str]
@@ -62,9 +62,9 @@ def unpack(message: bytes) -> Sample:
     )
     if not sound:
         raise BadSample("a field of the sample has the wrong type")
-    generation, sequence, tick, sampled_ns, rows = numbers
+    generation, sequence, tick, sampled_ns, blocks = numbers
     return Sample(
-        program, generation, sequence, tick, sampled_ns, rows, tuple(columns), gauges, names, losses
+        program, generation, sequence, tick, sampled_ns, blocks, tuple(columns), gauges, names, losses
     )
 
 

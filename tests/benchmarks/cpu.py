@@ -125,4 +125,6 @@ def _table(where: str, usages: Sequence[Usage]) -> Table:
 BENCHMARK: Final = Benchmark("cpu", "CPU time with 100, 2,000 and 8,000 processes", run)
 
 if __name__ == "__main__":
-    guests.answer([(usage.sleepers, usage.by_process) for usage in measure([int(w) for w in guests.words()])])
+    with guests.everything_to_watch():
+        usages = measure([int(word) for word in guests.words()])
+    guests.answer([(usage.sleepers, usage.by_process) for usage in usages])

@@ -9,11 +9,12 @@ from typing import Final
 
 import numpy as np
 
-from supervisor.aggregator import account
-from supervisor.aggregator.account import HOST, Account, Storage
+from supervisor.aggregator import storage
+from supervisor.aggregator.account import Account
 from supervisor.aggregator.charts import ChartWriter, Group, Groups, shown
+from supervisor.aggregator.storage import FIRST_GROUP
 from supervisor.aggregator.stream import Frame
-from supervisor.pipeline import ledger, table
+from supervisor.pipeline import table
 from supervisor.pipeline.sample import Sample
 from tests.benchmarks.figures import Benchmark, Section, Table, at_most
 from workers.declaration import Program, Scope
@@ -39,21 +40,21 @@ class _Work:
     """One program's account with a worker's hand, and its writer."""
 
     def __init__(self, program: Program) -> None:
-        rows = _SLOTS if program.kind == "slot" else program.rows
-        columns = len(program.columns)
-        entities = account.entities(program, GROUPS, account.MAX_CGROUPS)
-        shapes = table.Shape(rows, columns), ledger.Shape(rows, columns, entities, len(program.derived_names))
-        fds = table.create(program.name, shapes[0]), ledger.create(program.name, shapes[1])
-        self.account = Account(program, Storage(fds[0], shapes[0], fds[1], shapes[1]))
+        kept = storage.create(program, _SLOTS, GROUPS, shards=1, cpus=1)
+        self.account = Account(program, kept)
         self.writer = ChartWriter(
             self.account, [c for c in program.charts if shown(c.naming, True, _AGENT)], 1, True
         )
-        self._worker = table.Writer(fds[0], shapes[0])
-        for fd in fds:
+        self._worker = table.Writer(kept.table_fd, kept.table_shape.layout())
+        for fd in (kept.table_fd, kept.ledger_fd):
             os.close(fd)
         self._program = program
-        self._numbers = np.arange(min(rows, _CHANGED), dtype=np.uint32)
-        self._values = np.zeros((len(self._numbers), columns), np.uint64)
+        rows = kept.ledger_shape.rows
+        changed = min(rows, _CHANGED)
+        block_rows = rows // kept.table_shape.blocks
+        self._blocks = range(-(-changed // block_rows))
+        self._values = np.zeros((rows, program.words), np.uint64)
+        self._changed = self._values[:changed]
         self._gauges = {
             source: 1
             for chart in program.charts
@@ -65,10 +66,10 @@ class _Work:
 
     def count(self) -> None:
         """The worker's tick."""
-        self._values += np.uint64(1009)
+        self._changed += np.uint64(1009)
         number = self._worker.sequence + 1
-        self._worker.write(number, self._numbers, self._values)
-        columns = tuple(range(self._values.shape[1]))
+        self._worker.write(number, self._blocks, self._values.data.cast("B"))
+        columns = tuple(range(len(self._program.columns)))
         self.account.announce(
             Sample(
                 self._program.name,
@@ -76,7 +77,7 @@ class _Work:
                 number,
                 number,
                 number,
-                len(self._numbers),
+                len(self._blocks),
                 columns,
                 self._gauges,
                 self._names,
@@ -90,8 +91,8 @@ def run(guest: bool) -> Section:
     groups = _groups()
     slots = np.arange(_SLOTS)
     groupings = [
-        (HOST + 1 + slots % GROUPS).astype(np.int32),
-        (HOST + 1 + GROUPS + slots % (SERVICES + CONTAINERS)).astype(np.int32),
+        (FIRST_GROUP + slots % GROUPS).astype(np.int32),
+        (FIRST_GROUP + GROUPS + slots % (SERVICES + CONTAINERS)).astype(np.int32),
     ]
     take_s, write_s, size_bytes, lines = [], [], 0, 0
     for _ in range(_FRAMES):
@@ -125,7 +126,7 @@ def run(guest: bool) -> Section:
 def _groups() -> Mapping[Scope, Groups]:
     def made(scope: str, first: int, count: int) -> Groups:
         names = [f"{scope}{number}" for number in range(count)]
-        return tuple(Group(HOST + 1 + first + n, name, name, name) for n, name in enumerate(names))
+        return tuple(Group(FIRST_GROUP + first + n, name, name, name) for n, name in enumerate(names))
 
     return {
         "apps": made("app", 0, GROUPS),

@@ -60,6 +60,7 @@ class GuestKernel:
 SOURCES: Final[Mapping[str, Source]] = {
     "5.10": Source("bullseye-security", r"linux-image-5\.10\.0-\d+-amd64"),
     "6.1": Source("bookworm-security", r"linux-image-6\.1\.0-\d+-amd64"),
+    "6.1-cloud": Source("bookworm-security", r"linux-image-6\.1\.0-\d+-cloud-amd64"),
     "6.12": Source("bookworm-security", r"linux-image-6\.12\.\d+\+deb12-amd64"),
     "7.2": Source("trixie-backports", r"linux-image-7\.2\.\d+\+deb13-amd64"),
 }
@@ -75,7 +76,7 @@ def ensure(kernel: str) -> GuestKernel:
         # The rename that puts a kernel in place comes last, so what exists is whole and needs no lock.
         if not folder.is_dir():
             home.mkdir(parents=True, exist_ok=True)
-            with _locked(home / f"{kernel}.lock"):
+            with locked(home / f"{kernel}.lock"):
                 if not folder.is_dir():
                     _fetch(SOURCES[kernel], folder)
     except OSError as error:
@@ -105,15 +106,15 @@ def _fetch(source: Source, folder: Path) -> None:
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as name:
         work, tree = Path(name), Path(name) / "tree"
         apt = _apt_options(source.suite, work)
-        _run("apt-get", *apt, "update")
+        command("apt-get", *apt, "update")
         for package in _packages(source, apt):
-            _run("apt-get", *apt, "download", package, cwd=work)
+            command("apt-get", *apt, "download", package, cwd=work)
         tree.mkdir(mode=0o755)
         for archive in sorted(work.glob("*.deb")):
-            _run("dpkg", "-x", str(archive), str(tree))
+            command("dpkg", "-x", str(archive), str(tree))
         for modules in tree.glob("**/lib/modules/*"):
             # usr/lib/modules in newer packages: depmod looks for lib/modules below the folder it is given.
-            _run("depmod", "-b", str(modules.parents[2]), modules.name)
+            command("depmod", "-b", str(modules.parents[2]), modules.name)
         kernel = _describe(tree)
         _decompress(kernel.vmlinuz)
         tree.rename(folder)
@@ -121,14 +122,14 @@ def _fetch(source: Source, folder: Path) -> None:
 
 def _packages(source: Source, apt: list[str]) -> list[str]:
     """Name the newest matching package and the packages that hold its other parts."""
-    found = _run("apt-cache", *apt, "pkgnames", "linux-image-").split()
+    found = command("apt-cache", *apt, "pkgnames", "linux-image-").split()
     matching = [name for name in found if re.fullmatch(source.package, name)]
     if not matching:
         raise KernelUnavailableError(f"no package {source.package} in {source.suite}")
     newest = max(matching, key=lambda name: [int(number) for number in re.findall(r"\d+", name)])
     wanted, waiting = [newest], [newest]
     while waiting:
-        depends = _run("apt-cache", *apt, "depends", waiting.pop())
+        depends = command("apt-cache", *apt, "depends", waiting.pop())
         for name in re.findall(r"^\W*Depends: (\S+)", depends, re.MULTILINE):
             if PARTS.fullmatch(name) and name not in wanted:
                 wanted.append(name)
@@ -141,7 +142,7 @@ def _apt_options(suite: str, work: Path) -> list[str]:
     lists, cache, sources = work / "lists", work / "cache", work / "sources.list"
     (lists / "partial").mkdir(parents=True)
     (cache / "archives" / "partial").mkdir(parents=True)
-    sources.write_text(f"deb [signed-by={KEYRING}] {_mirror(suite)} {suite} main\n")
+    sources.write_text(f"deb [signed-by={KEYRING}] {mirror(suite)} {suite} main\n")
     return [
         "-qq",
         f"-oDir::Etc::sourcelist={sources}",
@@ -154,13 +155,13 @@ def _apt_options(suite: str, work: Path) -> list[str]:
     ]
 
 
-def _mirror(suite: str) -> str:
+def mirror(suite: str) -> str:
     """Take the mirror's address from the machine's own apt sources."""
     form = ("--no-release-info", "--format", "$(REPO_URI) $(RELEASE)", "Created-By: Packages")
     security = suite.endswith("-security")
     archive = "debian-security" if security else "debian"
     # Targets are named even on a machine that never ran "apt-get update".
-    for line in _run("apt-get", "indextargets", *form).splitlines():
+    for line in command("apt-get", "indextargets", *form).splitlines():
         uri, _, release = line.partition(" ")
         if uri.rstrip("/").endswith(f"/{archive}") and release.endswith("-security") == security:
             return uri
@@ -187,7 +188,7 @@ def _vmlinux(vmlinuz: Path) -> Path:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -201,7 +202,7 @@ def _tool(name: str) -> str:
     return found
 
 
-def _run(name: str, *arguments: str, cwd: Path | None = None) -> str:
+def command(name: str, *arguments: str, cwd: Path | None = None) -> str:
     environment = {**os.environ, "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"}
     try:
         done = subprocess.run(

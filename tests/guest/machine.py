@@ -106,12 +106,14 @@ def run(
     cpus: int = 2,
     memory_mb: int = 2048,
     icount: bool = False,
+    possible_cpus: int = 0,
     disks: Sequence[Path] = (),
     env: Mapping[str, str] | None = None,
 ) -> GuestResult:
     """Boot a guest, run argv in it as root with the checkout as working directory, and power off.
 
-    `disks` are raw images: /dev/vda and on; what the guest writes stays in them. With `icount`, guest time is
+    `disks` are raw images: /dev/vda and on; what the guest writes stays in them. `possible_cpus` is how many
+    there could be, 0 = no more than there are. With `icount`, guest time is
     a count of instructions and there is one virtual CPU, whatever `cpus` says. After `timeout_s` the guest is
     ended; what it had written by then is in `shared`.
     """
@@ -136,7 +138,7 @@ def run(
                 1 if icount else cpus,
                 memory_mb,
                 "" if icount else QUICK,
-                _qemu_options(icount, disks),
+                _qemu_options(icount, disks, cpus, possible_cpus),
             ),
             {**os.environ, "PATH": _search_path(), "TMPDIR": scratch},
             timeout_s,
@@ -178,7 +180,7 @@ def _vng_command(
     ]
 
 
-def _qemu_options(icount: bool, disks: Sequence[Path]) -> list[str]:
+def _qemu_options(icount: bool, disks: Sequence[Path], cpus: int, possible_cpus: int) -> list[str]:
     options = [
         "-nodefaults",
         *("-fsdev", "local,id=hostroot,path=/,security_model=none,readonly=on,multidevs=remap"),
@@ -188,6 +190,8 @@ def _qemu_options(icount: bool, disks: Sequence[Path]) -> list[str]:
         # Not vng's --disk: it lets qemu guess the format, and then the first block cannot be written.
         options += ["-drive", f"if=none,id=guestdisk{number},format=raw,file={disk.absolute()}"]
         options += ["-device", f"virtio-blk-pci,drive=guestdisk{number},serial=guestdisk{number}"]
+    if possible_cpus:
+        options += ["-smp", f"{cpus},maxcpus={possible_cpus}"]
     return [*options, *(ICOUNT if icount else ())]
 
 

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy.typing as npt
 
-from supervisor.kernel.maps import ROWS_PER_PAGE, TASK, TASK_LIVE, KernelMap, MapInfo
+from supervisor.kernel import arrays
+from supervisor.kernel.arrays import TASK
+from supervisor.kernel.maps import ROWS_PER_PAGE, TASK_LIVE, KernelMap, MapInfo
 from tests.harness import Run
 
 _SYS_PIDFD_GETFD = 438
@@ -44,6 +46,6 @@ def _descriptor_of(pid: int, number: int) -> int:
 
 def identity_of(held: KernelMap, pid: int) -> Any:
     """The row of the process, None where it has none."""
-    rows: npt.NDArray[Any] = held.records(TASK)
+    rows: npt.NDArray[Any] = arrays.records(held, TASK)
     found = rows[(rows["tgid"] == pid) & (rows["state"] & TASK_LIVE != 0)]
     return found[0].copy() if len(found) else None

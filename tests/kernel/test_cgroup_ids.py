@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from supervisor.aggregator import cgroups
+from supervisor.aggregator import cgroups, storage
 from supervisor.aggregator.cgroup_tree import walk
 from supervisor.aggregator.cgroups import Cgroups
 
@@ -65,7 +65,7 @@ def test_a_cgroup_is_live_until_its_folder_goes(folder: tuple[Path, Path]) -> No
     root, made = folder
     (made / "a.scope").mkdir()
     identity = handle(made / "a.scope")
-    memory_fd, now_s = cgroups.create(), [0.0]
+    memory_fd, now_s = storage.create_cgroups(), [0.0]
     watched = Cgroups(root, memory_fd, lambda: now_s[0])
     watched.refresh([identity])
     (scope,) = watched.live()

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from supervisor.kernel.maps import TASK, TASK_LIVE, TASK_THREAD
+from supervisor.kernel import arrays
+from supervisor.kernel.arrays import TASK
+from supervisor.kernel.maps import TASK_LIVE, TASK_THREAD
 from tests.harness import supervisor, wait_for
 from tests.kernel.conftest import KAT
 from tests.kernel.counting import Growth, grows
@@ -111,11 +113,12 @@ def test_thread_that_takes_its_process_over_by_exec_leaves_no_slot_behind() -> N
         process = subprocess.Popen([sys.executable, "-c", EXEC_IN_A_THREAD])
         try:
             wait_for("exec", lambda: Path(f"/proc/{process.pid}/comm").read_text() == "sleep\n")
-            rows = held.records(TASK)
+            rows = arrays.records(held, TASK)
             threads = (rows["ppid"] == process.pid) & (rows["state"] & TASK_THREAD != 0)
             assert np.count_nonzero(threads) == 1
             wait_for(
-                "its slot to be free", lambda: not (held.records(TASK)["state"][threads] & TASK_LIVE).any()
+                "its slot to be free",
+                lambda: not (arrays.records(held, TASK)["state"][threads] & TASK_LIVE).any(),
             )
         finally:
             process.kill()

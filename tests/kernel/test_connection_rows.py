@@ -1,23 +1,29 @@
 """The kernel's table of connections by itself: rows are given, kept, and given to others when idle."""
 
+import os
 import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, cast
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 
-from supervisor import spawn
+from supervisor import linux, spawn
+from supervisor.aggregator.storage import idle_fields
 from supervisor.config import networks
 from supervisor.config.model import Connections
-from supervisor.kernel import identities, loader, reading
+from supervisor.kernel import arrays, identities, loader, reading
+from supervisor.kernel.arrays import U64Array, words
 from supervisor.kernel.handover import Loaded
-from supervisor.kernel.maps import U64Array
+from supervisor.kernel.maps import KernelMap, MapInfo
 from supervisor.kernel.plans import Family, Preference
+from supervisor.pipeline import memory
 from tests.kernel.conftest import PLANS
 from tests.kernel.test_latency_of_calls import load
-from workers.connections import CONNECTIONS, FIRST_ROW, Idling, fitted
+from workers.connections import CONNECTIONS, FIRST_ROW, IDLE, Idling, fitted
 from workers.socket import PROGRAM
 
 pytestmark = pytest.mark.kernel
@@ -68,6 +74,17 @@ def send(port: int) -> None:
         sender.sendto(bytes(100), (ADDRESS, port))
 
 
+def mark(loaded: Loaded, rows: npt.NDArray[np.bool_]) -> None:
+    """As the worker does it where the aggregator says so."""
+    fd = memory.create(IDLE, ROWS)
+    try:
+        arrays.views(fd, idle_fields(ROWS), writable=True)["idle"][:] = rows
+        idle = KernelMap(MapInfo(IDLE, 1, ROWS, linux.BPF_F_MMAPABLE), fd)
+        Idling({**loaded.maps, IDLE: idle}).mark()
+    finally:
+        os.close(fd)
+
+
 def row_of(rows: U64Array, port: int) -> int | None:
     """Where a service of ours is."""
     address = int.from_bytes(socket.inet_aton(ADDRESS), "little")
@@ -81,7 +98,7 @@ def row_of(rows: U64Array, port: int) -> int | None:
 
 
 def test_a_row_that_is_idle_is_given_to_the_next_service_and_no_other_is(loaded: Loaded) -> None:
-    rows = loaded.maps["connections"].words()
+    rows = words(loaded.maps["connections"])
     for port in range(20000, 20000 + ROWS):
         send(port)
     assert int((rows[FIRST_ROW:, 7] >> 48 & 1).sum()) == ROWS - FIRST_ROW
@@ -94,7 +111,7 @@ def test_a_row_that_is_idle_is_given_to_the_next_service_and_no_other_is(loaded:
     before = rows[:, SENT_BYTES].copy()
     quiet = rows[:, 0] < 0
     quiet[idle] = True
-    Idling(loaded.maps)._mark(quiet)
+    mark(loaded, quiet)
     for port in range(30001, 30001 + ROWS // 4):
         send(port)  # each looks at a few rows in turn, until one of them comes by the idle one
     taken = [port for port in range(30001, 30001 + ROWS // 4) if row_of(rows, port) is not None]
@@ -105,11 +122,11 @@ def test_a_row_that_is_idle_is_given_to_the_next_service_and_no_other_is(loaded:
 
 
 def test_use_takes_the_mark_from_an_idle_row(loaded: Loaded) -> None:
-    rows = loaded.maps["connections"].words()
+    rows = words(loaded.maps["connections"])
     send(20000)
     row = row_of(rows, 20000)
     assert row is not None
-    Idling(loaded.maps)._mark(rows[:, SENT] > 0)
+    mark(loaded, rows[:, SENT] > 0)
     assert int(rows[row, 7]) >> 56 == 1
     send(20000)
     assert int(rows[row, 7]) >> 56 == 0

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from supervisor.kernel import handover, identities, loader
+from supervisor.kernel import arrays, handover, identities, loader
 from supervisor.kernel.handover import Loaded
 from supervisor.kernel.maps import KernelMap
 from supervisor.kernel.plans import FAMILY, Hook, Preference, entering, leaving, syscall_plan
@@ -73,10 +73,9 @@ def loaded(
 
 
 def histogram(maps: Mapping[str, KernelMap], row: int, call: str) -> list[int]:
-    assert PROGRAM.read
     names = [column.name for column in PROGRAM.columns]
     first = names.index(f"{call} {LABELS[0]}")
-    return [int(count) for count in PROGRAM.read(maps)[row, first : first + len(LABELS)]]
+    return [int(count) for count in arrays.words(maps[PROGRAM.table])[row, first : first + len(LABELS)]]
 
 
 def call_quickly(count: int) -> None:
@@ -118,8 +117,7 @@ def test_each_call_is_in_its_own_histogram_once_and_a_slow_one_in_the_bin_of_its
         lowest = LABELS.index("262ms->524ms")
         highest = next(n for n in range(lowest, len(LABELS)) if longest_ms < 1 << n - 10)
         assert sum(slow) == sum(slow[lowest : highest + 1]) == 7
-        assert PROGRAM.read
-        assert PROGRAM.read(made.maps).sum() == 10007 + 7
+        assert arrays.words(made.maps[PROGRAM.table]).sum() == 10007 + 7
 
 
 def test_a_call_within_a_call_does_not_end_the_outer_one() -> None:
@@ -162,12 +160,11 @@ def test_every_flush_of_a_device_of_the_major_number_is_counted_once(plan: objec
     with loop_device(tmp_path / "image", 16) as device:
         number = os.minor(device.stat().st_rdev)
         with loaded(MDFLUSH, hook, MD_MAJOR=LOOP_MAJOR) as made:
-            assert MDFLUSH.read
-            before = MDFLUSH.read(made.maps)[number, 0]
+            before = arrays.words(made.maps[MDFLUSH.table])[0, number]
             fd = os.open(device, os.O_RDWR)
             for _ in range(1009):
                 os.fsync(fd)
             os.pwrite(fd, bytes(4096), 0)
             os.fdatasync(fd)
             os.close(fd)
-            assert MDFLUSH.read(made.maps)[number, 0] - before == 1010
+            assert arrays.words(made.maps[MDFLUSH.table])[0, number] - before == 1010

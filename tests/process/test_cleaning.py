@@ -446,8 +446,7 @@ def test_only_our_lines_are_removed_and_told(tmp_path: Path) -> None:
     events = tmp_path / "kprobe_events"
     there = "".join(f"{line}\n" for line in [*FOREIGN, *OURS, *FOREIGN])
     events.write_text(there)
-    told = kprobe_events.remove(MARK, events)
-    assert told == [f"kprobe_events line {line}" for line in OURS]
+    assert kprobe_events.remove(MARK, events) == (list(OURS), [])
     assert events.read_text() == there + "".join(f"{line}\n" for line in OURS.values())
 
 
@@ -456,9 +455,32 @@ def test_nothing_is_written_where_no_line_is_ours(tmp_path: Path) -> None:
     events.write_text("".join(f"{line}\n" for line in FOREIGN))
     events.chmod(0o400)
     before = events.stat().st_mtime_ns
-    assert kprobe_events.remove(MARK, events) == []
+    assert kprobe_events.remove(MARK, events) == ([], [])
     assert events.stat().st_mtime_ns == before
 
 
 def test_a_kernel_without_kprobe_events_has_nothing_to_remove(tmp_path: Path) -> None:
-    assert kprobe_events.remove(MARK, tmp_path / "kprobe_events") == []
+    assert kprobe_events.remove(MARK, tmp_path / "kprobe_events") == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("at_return", "at_once", "kind"), [(False, 0, "p"), (True, 0, "r"), (True, 4096, "r4096")]
+)
+def test_a_line_is_added_to_those_there_are(tmp_path: Path, at_return: bool, at_once: int, kind: str) -> None:
+    (tmp_path / "kprobe_events").write_text("p:kprobes/foreign do_exit\n")
+    event = tmp_path / "events" / "kprobes" / f"{MARK}_fd_99_p0"
+    event.mkdir(parents=True)
+    (event / "id").write_text("1234\n")
+    number = kprobe_events.add(event.name, "close_fd", at_return=at_return, at_once=at_once, tracefs=tmp_path)
+    assert number == 1234
+    foreign, ours = (tmp_path / "kprobe_events").read_text().splitlines()
+    assert foreign == "p:kprobes/foreign do_exit"
+    assert ours == f"{kind}:kprobes/{MARK}_fd_99_p0 close_fd"
+    assert kprobe_events.ours(ours, kprobe_events.mark(f"{MARK}_fd", 99))
+    assert not kprobe_events.ours(ours, kprobe_events.mark(f"{MARK}_fd", 9))
+
+
+def test_the_longest_name_of_a_line_is_one_that_the_kernel_takes() -> None:
+    """63 bytes (MAX_EVENT_NAME_LEN), with the largest process id that there can be."""
+    longest = max((f"{MARK}_filesystem_btrfs", f"{MARK}_cachestat"), key=len)
+    assert len(kprobe_events.mark(longest, 1 << 22) + "_r999") <= 63

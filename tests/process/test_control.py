@@ -179,10 +179,40 @@ def test_status_of_some_programs_shows_just_these(run: Run) -> None:
 
 def test_verbose_status_shows_every_hook_and_why_others_were_not_taken(run: Run) -> None:
     text = run.ctl("status", "-v", "fd").stdout
-    assert "PROGRAM" in text
-    assert re.search(r"^fd +open +\w+ +\S+ +yes", text, re.MULTILINE)
-    assert re.search(r"^fd +close +\w+ +\S+ +yes", text, re.MULTILINE)
-    assert not re.search(r"^(softirq|disk) ", text, re.MULTILINE)
+    assert re.search(r"^fd: RUNNING: \d+ hooks", text, re.MULTILINE)
+    assert re.search(r"^  open +\w+ +\S+ +yes", text, re.MULTILINE)
+    assert re.search(r"^  close +\w+ +\S+ +yes", text, re.MULTILINE)
+    assert not re.search(r"^(softirq|disk)\b", text, re.MULTILINE)
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def on_a_terminal(run: Run, **env: str) -> bytes:
+    """What `status` writes to one."""
+    ours, theirs = os.openpty()
+    words = [str(CTL), "--runtime-dir", str(run.directory), "status", "-v"]
+    environ = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
+    done = subprocess.run(
+        words, stdout=theirs, env={**environ, "TERM": "xterm", **env}, timeout=60 * SLOW, check=True
+    )
+    assert done.returncode == 0
+    os.close(theirs)
+    with open(ours, "rb", closefd=True) as screen:
+        return read_screen(screen)
+
+
+def read_screen(screen: Any) -> bytes:
+    data = b""
+    with contextlib.suppress(OSError):  # EIO: the other end has been closed
+        while piece := screen.read1():
+            data += piece
+    return data
+
+
+def test_colours_are_for_terminals_and_for_those_who_want_them(run: Run) -> None:
+    assert b"\x1b[32mRUNNING\x1b[0m" in on_a_terminal(run)
+    assert b"\x1b" not in on_a_terminal(run, NO_COLOR="1")
+    assert b"\x1b" not in on_a_terminal(run, TERM="dumb")
+    assert "\x1b" not in run.ctl("status", "-v").stdout
 
 
 @pytest.mark.parametrize("name", ["vf", "aggregator", "", "../fd", "fd\nfd", "\udcff", "all "])

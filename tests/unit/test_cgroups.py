@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from supervisor.aggregator import cgroup_tree, cgroups
-from supervisor.aggregator.account import MAX_CGROUPS
+from supervisor.aggregator import cgroup_tree, cgroups, storage
 from supervisor.aggregator.cgroup_names import Kind
 from supervisor.aggregator.cgroups import NO_ENTITY, REMEMBERED_S, Cgroup, Cgroups
-from supervisor.pipeline import memory
+from supervisor.aggregator.storage import MAX_CGROUPS
+from supervisor.kernel import arrays
 
 SSH = "system.slice/ssh.service"
 HEX = "3f4a" * 16
@@ -42,15 +42,21 @@ class House:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.memory_fd = cgroups.create()
+        self.memory_fd = storage.create_cgroups()
         self.now_s = 1000.0
         self.inside: set[int] = set()
+        self.births: dict[int, str] = {}
         self.cgroups = self.aggregator()
 
     def aggregator(self) -> Cgroups:
         """A new one; the memory is what it has from the last."""
-        self.cgroups = Cgroups(self.root, self.memory_fd, lambda: self.now_s)
+        self.cgroups = Cgroups(self.root, self.memory_fd, lambda: self.now_s, self.news)
         return self.cgroups
+
+    def news(self) -> dict[int, str]:
+        """What the kernel has told since the last time."""
+        told, self.births = self.births, {}
+        return told
 
     def start(self, path: str | bytes) -> int:
         """Makes a cgroup with a process in it; its id."""
@@ -98,6 +104,38 @@ def test_a_service_and_a_container_have_an_entity_each(house: House) -> None:
         ),
     }
     assert house.cgroups.gone() == {}
+
+
+def test_a_cgroup_without_a_folder_has_the_path_that_the_kernel_told(house: House) -> None:
+    house.births = {900: "/docker/short", 901: "/system.slice/short.service", 902: "/user.slice"}
+    house.inside |= {900, 901, 902}
+    house.tick()
+    assert set(house.live()) == {"/docker/short", "/system.slice/short.service"}
+    assert house.entity(902) == NO_ENTITY
+    house.inside.clear()
+    house.tick()
+    assert len(house.live()) == 2  # a frame later their counts are shown
+    house.tick(2 * REMEMBERED_S)
+    assert house.live() == {}
+
+
+def test_what_the_kernel_told_is_found_without_a_walk(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    house.tick()
+    monkeypatch.setattr(cgroups, "walk", lambda mount_point: pytest.fail("walked"))
+    house.births = {900: "/docker/told"}
+    house.inside.add(900)
+    house.tick()
+    assert set(house.live()) == {"/docker/told"}
+
+
+def test_paths_that_the_kernel_told_are_not_kept_for_ever(house: House) -> None:
+    for first in range(1, 50_000, 1000):
+        house.births = {first + n: f"/docker/{first + n}" for n in range(1000)}
+        house.tick()
+    house.inside.add(50_000)
+    house.tick()
+    assert set(house.live()) == {"/docker/50000"}
+    assert len(house.cgroups._made) < 5000
 
 
 def test_sessions_slices_and_the_root_take_no_entity(house: House) -> None:
@@ -279,9 +317,9 @@ def a_day(house: House) -> None:
 def test_an_aggregator_killed_at_any_write_leaves_a_table_that_the_next_goes_on_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    views = memory.views
+    views = arrays.views
     monkeypatch.setattr(
-        memory,
+        arrays,
         "views",
         lambda fd, fields, writable: {
             name: array.view(Shared) for name, array in views(fd, fields, writable=writable).items()

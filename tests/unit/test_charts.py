@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import pytest
 
-from supervisor.aggregator import account
-from supervisor.aggregator.account import Account, Storage
+from supervisor.aggregator import storage
+from supervisor.aggregator.account import Account
 from supervisor.aggregator.charts import ChartWriter, Group, Groups
 from supervisor.aggregator.stream import Frame
-from supervisor.kernel.maps import U64Array
-from supervisor.pipeline import ledger, table
+from supervisor.kernel.arrays import U64Array
+from supervisor.pipeline import table
 from supervisor.pipeline.sample import Sample
 from tests.harness import Stream
 from workers.declaration import Chart, Column, Dimension, Naming, Program, Ratio, Scope
@@ -61,16 +61,9 @@ class Rig:
 
     def __init__(self, program: Program, charts: Sequence[Chart]) -> None:
         self.program, self.charts = program, charts
-        columns = len(program.columns)
-        shapes = (
-            table.Shape(ROWS, columns),
-            ledger.Shape(ROWS, columns, account.entities(program, len(GROUPS), 0)),
-        )
-        self.storage = Storage(
-            table.create("t", shapes[0]), shapes[0], ledger.create("l", shapes[1]), shapes[1]
-        )
-        self.worker = table.Writer(self.storage.table_fd, shapes[0])
-        self.rows: U64Array = np.zeros((ROWS, columns), np.uint64)
+        self.storage = storage.create(program, ROWS, len(GROUPS), shards=1, cpus=1)
+        self.worker = table.Writer(self.storage.table_fd, self.storage.table_shape.layout())
+        self.rows: U64Array = np.zeros((self.storage.ledger_shape.rows, len(program.columns)), np.uint64)
         self.entity_of_slot = np.array([-1, WEB, WEB, DB, OTHER, -1, -1, -1], np.int32)
         self.entity_of_slot[1:5] += 1
         self.exposed = np.zeros(len(GROUPS), np.bool_)
@@ -91,7 +84,7 @@ class Rig:
     def frame(self, written: bool = True) -> str:
         """One cycle; its text, which the agent reads when it is written."""
         sequence = self.worker.sequence + 1
-        self.worker.write(sequence, np.arange(ROWS, dtype=np.uint32), self.rows)
+        self.worker.write(sequence, range(self.storage.table_shape.blocks), self.rows.data.cast("B"))
         columns = tuple(column for column in range(self.rows.shape[1]) if column not in self.absent)
         self.account.announce(
             Sample(self.program.name, 1, sequence, sequence, 1, ROWS, columns, self.gauges, self.names, 0)

@@ -89,6 +89,8 @@ def test_without_files_the_packaged_defaults_hold(tmp_path: Path) -> None:
             loglevel="info",
         ),
         map_reading="auto",
+        kprobe_attach="auto",
+        stream_group="netdata",
         apps_groups_path=PACKAGED / "apps_groups.conf",
         modern_charts=False,
         agent_version=(1, 43),

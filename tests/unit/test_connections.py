@@ -1,23 +1,21 @@
 """Connections: which line each row is counted in, what it is called, and that no count is lost on the way."""
 
-import dataclasses
 import ipaddress
 import itertools
 import socket
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from supervisor.aggregator import connections, resolver
-from supervisor.aggregator.account import Storage
+from supervisor.aggregator import resolver, storage
 from supervisor.aggregator.connections import (
     NOT_SHOWN,
     WAITING,
     ConnectionAccount,
     Naming,
     Service,
-    entities,
     service_of,
 )
 from supervisor.aggregator.resolver import Names, clean
@@ -40,7 +38,7 @@ def with_lists(ports: str = "*", ips: str = "*", hostnames: str = "*", **more: o
         "addresses": networks.addresses(ips)[0],
         "hostnames": hostnames,
     }
-    return dataclasses.replace(SETTINGS, **{**lists, **more})  # type: ignore[arg-type]
+    return replace(SETTINGS, **{**lists, **more})  # type: ignore[arg-type]
 
 
 def identity(port: int, address: str = "", protocol: int = TCP, tenure: int = 1) -> tuple[int, int, int]:
@@ -68,7 +66,7 @@ def test_a_line_is_named_by_service_protocol_and_address(words: tuple[int, int, 
 
 
 def test_names_of_services_come_from_the_file_then_from_the_system() -> None:
-    settings = dataclasses.replace(SETTINGS, resolve_services=True, names={80: "Shop 'x' =\n", 8080: "web"})
+    settings = replace(SETTINGS, resolve_services=True, names={80: "Shop 'x' =\n", 8080: "web"})
     naming = Naming(settings, None)
     named = [naming.name(Service(True, "TCP", port, None)) for port in (80, 8080, 443, 1)]
     assert named == ["Shop__x____:TCP", "web:TCP", "https:TCP", "tcpmux:TCP"]
@@ -144,17 +142,18 @@ class House:
 
     def __init__(self, settings: Connections, names: Names | None = None) -> None:
         self.settings, self.names = settings, names
-        shape = table.Shape(settings.table_size, 8)
-        kept = ledger.Shape(settings.table_size, 8, entities(settings))
-        self.storage = Storage(table.create("t", shape), shape, ledger.create("l", kept), kept)
-        self.lines_fd = connections.create(settings)
-        self.writer = table.Writer(self.storage.table_fd, shape)
-        self.baseline = ledger.Baseline(self.storage.ledger_fd, kept)
+        program = replace(CONNECTIONS, rows=settings.table_size)
+        self.storage = storage.create(program, 0, 0, 1, 0, settings)
+        self.memory = storage.create_connections(settings)
+        shape = self.storage.table_shape
+        self.writer = table.Writer(self.storage.table_fd, shape.layout())
+        layout = self.storage.ledger_shape.layout(shape.block_bytes)
+        self.baseline = ledger.Baseline(self.storage.ledger_fd, layout)
         self.live = np.zeros((settings.table_size, 8), np.uint64)
         self.account = self.new_aggregator()
 
     def new_aggregator(self) -> ConnectionAccount:
-        self.account = ConnectionAccount(CONNECTIONS, self.storage, self.settings, self.lines_fd, self.names)
+        self.account = ConnectionAccount(CONNECTIONS, self.storage, self.settings, self.memory, self.names)
         self.look_again()
         return self.account
 
@@ -168,11 +167,11 @@ class House:
 
     def sample(self) -> None:
         """What a worker does each second, and the aggregator after it."""
-        numbers = self.baseline.changed(1, self.live)
+        numbers = self.baseline.changed(1, self.live.ctypes.data, self.live.nbytes)
         sequence = self.writer.sequence + 1
-        self.writer.write(sequence, numbers, self.live[numbers])
+        self.writer.write(sequence, numbers, memoryview(self.live.tobytes()))
         said = Sample(
-            "connections", 1, sequence, sequence, sequence, len(numbers), tuple(range(8)), {}, {}, 0
+            "connections", 1, sequence, sequence, sequence, len(numbers), tuple(range(5)), {}, {}, 0
         )
         self.account.announce(said)
         assert self.account.take([])
@@ -191,7 +190,7 @@ class House:
 
 @pytest.fixture
 def house() -> House:
-    return House(dataclasses.replace(SETTINGS, maximum_dimensions=4))
+    return House(replace(SETTINGS, maximum_dimensions=4))
 
 
 def test_more_connections_than_lines_are_counted_together(house: House) -> None:
@@ -266,7 +265,7 @@ def test_a_connection_among_all_others_gets_a_line_once_one_is_free(house: House
 
 
 def test_services_of_one_name_share_a_line() -> None:
-    house = House(dataclasses.replace(SETTINGS, names={80: "web", 443: "web"}))
+    house = House(replace(SETTINGS, names={80: "web", 443: "web"}))
     house.count(2, identity(80), 1)
     house.count(3, identity(443), 2)
     house.sample()

@@ -1,25 +1,36 @@
 """The event that the start makes to see whether a plan counts."""
 
-from typing import cast
+import os
+from collections.abc import Iterator
 
-import numpy as np
+import pytest
 
+from supervisor import linux
 from supervisor.kernel.loader import Tables, fires
-from supervisor.kernel.maps import KernelMap, U64Array
+from supervisor.kernel.maps import KernelMap, MapInfo
 from supervisor.kernel.plans import Hook
+from supervisor.pipeline import memory
+
+ROW_BYTES = 64
+COLUMN = 3
 
 
 class Rows:
     """Counters of two processes."""
 
     def __init__(self) -> None:
-        self.counters = np.zeros((2, 8), np.uint64)
-
-    def words(self) -> U64Array:
-        return self.counters
+        self.fd = memory.create("counters", 2 * ROW_BYTES)
 
     def count(self) -> None:
-        self.counters[1, 3] += np.uint64(1)
+        place = ROW_BYTES + 8 * COLUMN
+        os.pwrite(self.fd, bytes([os.pread(self.fd, 1, place)[0] + 1]), place)
+
+
+@pytest.fixture
+def rows() -> Iterator[Rows]:
+    made = Rows()
+    yield made
+    os.close(made.fd)
 
 
 def refused() -> None:
@@ -27,18 +38,17 @@ def refused() -> None:
 
 
 def tables(rows: Rows) -> Tables:
-    return Tables({"rows": cast(KernelMap, rows)})
+    return Tables({"rows": KernelMap(MapInfo("counters", 2, ROW_BYTES, linux.BPF_F_MMAPABLE), rows.fd)})
 
 
-def test_a_plan_that_counts_the_event_fires() -> None:
-    rows = Rows()
-    assert fires(Hook("open", (), (), rows.count, 3), tables(rows))
+def test_a_plan_that_counts_the_event_fires(rows: Rows) -> None:
+    assert fires(Hook("open", (), (), rows.count, COLUMN), tables(rows))
 
 
-def test_a_plan_that_counts_nothing_does_not_fire() -> None:
-    assert not fires(Hook("open", (), (), lambda: None, 3), tables(Rows()))
+def test_a_plan_that_counts_nothing_does_not_fire(rows: Rows) -> None:
+    assert not fires(Hook("open", (), (), lambda: None, COLUMN), tables(rows))
 
 
-def test_a_plan_is_trusted_where_the_event_cannot_be_made() -> None:
+def test_a_plan_is_trusted_where_the_event_cannot_be_made(rows: Rows) -> None:
     """A host without IPv6 can make no connection by it; its guests and containers can."""
-    assert fires(Hook("connect v6", (), (), refused, 3), tables(Rows()))
+    assert fires(Hook("connect v6", (), (), refused, COLUMN), tables(rows))

@@ -1,13 +1,16 @@
 """hardirq: names of rows."""
 
+import os
 import re
 
-import numpy as np
 import pytest
 
+from supervisor import linux
 from supervisor.kernel.loader import expand
+from supervisor.kernel.maps import WORD_BYTES, KernelMap, MapInfo
+from supervisor.pipeline import memory
 from tests.harness import ROOT
-from workers.hardirq import INTERRUPTS, PROGRAM, VECTORS, device_name
+from workers.hardirq import INTERRUPTS, PROGRAM, VECTORS, actions, device_name
 
 
 @pytest.mark.parametrize(
@@ -33,18 +36,15 @@ def test_rows_are_as_many_as_the_source_has() -> None:
     assert len(VECTORS) + INTERRUPTS == PROGRAM.rows
 
 
-class Held:
-    """A map with one large element."""
-
-    def __init__(self, words: int) -> None:
-        self._words = np.zeros((1, words), np.uint64)
-
-    def words(self) -> object:
-        return self._words
-
-
 def test_vectors_that_cannot_be_seen_have_no_name_and_devices_only_once_they_have_interrupted() -> None:
-    maps = {"spent": Held(len(VECTORS) + INTERRUPTS + 1)}
+    size_bytes = (len(VECTORS) + INTERRUPTS + 1) * WORD_BYTES
+    fd = memory.create("spent", size_bytes)
+    maps = {"spent": KernelMap(MapInfo("spent", 1, size_bytes, linux.BPF_F_MMAPABLE), fd)}
+    os.pwrite(fd, b"\1", size_bytes - WORD_BYTES)  # one that is beyond all that have rows
     assert PROGRAM.names
-    names = PROGRAM.names(maps, frozenset({"device", "local_timer"}))  # type: ignore[arg-type]
-    assert names == {8: "local_timer"}
+    assert PROGRAM.names(maps, frozenset({"device", "local_timer"})) == {8: "local_timer"}
+    irq = int(min(os.listdir("/sys/kernel/irq"), key=int))
+    os.pwrite(fd, b"\0\1", (len(VECTORS) + irq) * WORD_BYTES)
+    named = PROGRAM.names(maps, frozenset({"device"}))
+    assert named == ({len(VECTORS) + irq: device_name(irq, actions(irq))} if actions(irq) else {})
+    os.close(fd)

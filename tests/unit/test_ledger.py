@@ -8,16 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from supervisor.aggregator.account import Account, Storage
-from supervisor.kernel.maps import U64Array
-from supervisor.pipeline import ledger, memory, table
+from supervisor.aggregator.account import Account
+from supervisor.aggregator.ledger import Ledger
+from supervisor.aggregator.storage import Storage
+from supervisor.kernel import arrays
+from supervisor.kernel.arrays import U64Array
+from supervisor.pipeline import ledger, table
 from supervisor.pipeline.sample import Sample
 from workers.declaration import Column, Program
 
 PROGRAM = Program("p", "", (), (Column("a", "h"), Column("b", "h")))
 ROWS, COLUMNS, GROUPS = 8, 2, 3
-TABLE = table.Shape(ROWS, COLUMNS)
-LEDGER = ledger.Shape(ROWS, COLUMNS, 1 + GROUPS)
+TABLE = table.Shape(ROWS, COLUMNS)  # blocks of one row
+LEDGER = ledger.Shape(ROWS, COLUMNS, 1 + GROUPS, COLUMNS)
 GROUP_OF_SLOT = np.array([-1, 0, 0, 1, 1, 2, 2, -1], np.int32)
 ENTITY_OF_SLOT = np.where(GROUP_OF_SLOT < 0, -1, GROUP_OF_SLOT + 1).astype(np.int32)
 MOMENTS = ("before", "within", "after")
@@ -67,7 +70,7 @@ class Array(np.ndarray[Any, np.dtype[Any]]):
 @pytest.fixture
 def knife(monkeypatch: pytest.MonkeyPatch) -> Knife:
     made = Knife()
-    views = memory.views
+    views = arrays.views
 
     def under_the_knife(fd: int, fields: Any, *, writable: bool) -> dict[str, Any]:
         arrays = views(fd, fields, writable=writable)
@@ -78,7 +81,7 @@ def knife(monkeypatch: pytest.MonkeyPatch) -> Knife:
             array.knife = made
         return found
 
-    monkeypatch.setattr(memory, "views", under_the_knife)
+    monkeypatch.setattr(arrays, "views", under_the_knife)
     return made
 
 
@@ -88,8 +91,8 @@ class House:
     def __init__(self, knife: Knife) -> None:
         self.knife = knife
         self.storage = Storage(table.create("t", TABLE), TABLE, ledger.create("l", LEDGER), LEDGER)
-        self.worker = table.Writer(self.storage.table_fd, TABLE)
-        self.baseline = ledger.Baseline(self.storage.ledger_fd, LEDGER)
+        self.worker = table.Writer(self.storage.table_fd, TABLE.layout())
+        self.baseline = ledger.Baseline(self.storage.ledger_fd, LEDGER.layout(TABLE.block_bytes))
         self.live: U64Array = np.zeros((ROWS, COLUMNS), np.uint64)
         self.counted: U64Array = np.zeros((ROWS, COLUMNS), np.uint64)
         self.generation = 1
@@ -107,9 +110,9 @@ class House:
 
     def sample(self) -> Sample:
         """The worker's tick."""
-        numbers = self.baseline.changed(self.generation, self.live)
+        numbers = self.baseline.changed(self.generation, self.live.ctypes.data, self.live.nbytes)
         sequence = self.worker.sequence + 1
-        self.worker.write(sequence, numbers, self.live[numbers])
+        self.worker.write(sequence, numbers, self.live.data.cast("B"))
         return Sample(
             PROGRAM.name, self.generation, sequence, sequence, sequence, len(numbers), (0, 1), {}, {}, 0
         )
@@ -319,12 +322,12 @@ def test_counters_that_wrap_around_add_up(make: Callable[[], House]) -> None:
     assert (house.account.ledger.totals - before)[0].tolist() == [4, 4]
 
 
-def test_the_worker_writes_just_the_rows_that_were_not_taken(make: Callable[[], House]) -> None:
+def test_the_worker_writes_just_the_blocks_that_were_not_taken(make: Callable[[], House]) -> None:
     house = make()
-    assert house.sample().rows == 4
-    assert house.sample().rows == 4, "an announced sample is not a taken one"
+    assert house.sample().blocks == 4
+    assert house.sample().blocks == 4, "an announced sample is not a taken one"
     assert house.take(house.sample())
-    assert house.sample().rows == 0
+    assert house.sample().blocks == 0
 
 
 def test_what_has_stood_in_a_frame_is_remembered(make: Callable[[], House]) -> None:
@@ -340,30 +343,53 @@ def memory_bytes(fd: int) -> int:
 
 
 def test_rows_that_no_process_ever_had_take_no_memory() -> None:
-    """Of 32,768 rows for 20 counters, which would take 15 MB."""
-    shape = ledger.Shape(32_768, 20, entities=1)
+    """Of 32,768 rows for 16 counters, which would take 12 MB."""
+    shape = ledger.Shape(32_768, 16, entities=1, totals=16)
+    in_use = 256  # what a worker reads: the pages of rows in use
+    block_rows = 16
     fd = ledger.create("l", shape)
-    live: U64Array = np.zeros((shape.rows, shape.columns), np.uint64)
+    live: U64Array = np.zeros((in_use, shape.words), np.uint64)
     live[5] = 7
-    taker, baseline = ledger.Ledger(fd, shape), ledger.Baseline(fd, shape)
+    taker, baseline = Ledger(fd, shape), ledger.Baseline(fd, shape.layout(block_rows * 8 * shape.words))
     taker.start_generation(1)
     for sequence in (1, 2):
-        numbers = baseline.changed(1, live[:256])  # what a worker reads: the pages of rows in use
+        assert baseline.changed(1, live.ctypes.data, live.nbytes) == [0]
+        blocks = live[:block_rows].reshape(1, -1)
+        numbers, values = taker.changed(np.zeros(1, np.uint32), blocks)
         assert numbers.tolist() == [5]
-        totals = np.zeros((1, shape.columns), np.uint64)
-        taker.commit(sequence, 1, numbers, live[numbers], np.zeros(1, np.uint32), totals)
+        totals = np.zeros((1, shape.totals), np.uint64)
+        taker.commit(sequence, 1, numbers, values, np.zeros(1, np.uint32), totals)
         live[5] += 1
     assert memory_bytes(fd) < 400_000
     os.close(fd)
 
 
-@pytest.mark.parametrize("row", [1023, 1024, 2047, 2048, 31_337, 32_767])
+@pytest.mark.parametrize("row", [0, 31, 32, 1023, 1024, 2047, 31_337, 32_700])
 def test_a_change_in_any_row_is_found_however_far_behind_the_others(row: int) -> None:
-    shape = ledger.Shape(32_768, 2, entities=1)
+    """In the last block too, which is shorter than the others."""
+    shape, block_rows = ledger.Shape(32_768, 2, entities=1, totals=2), 32
     fd = ledger.create("l", shape)
-    live: U64Array = np.zeros((shape.rows, shape.columns), np.uint64)
-    baseline = ledger.Baseline(fd, shape)
-    assert baseline.changed(0, live).tolist() == []
+    live: U64Array = np.zeros((32_701, shape.words), np.uint64)
+    baseline = ledger.Baseline(fd, shape.layout(block_rows * 8 * shape.words))
+    assert baseline.changed(0, live.ctypes.data, live.nbytes) == []
     live[row, 1] = 1
-    assert baseline.changed(0, live).tolist() == [row]
+    assert baseline.changed(0, live.ctypes.data, live.nbytes) == [row // block_rows]
+    os.close(fd)
+
+
+def test_of_kernel_objects_made_anew_everything_is_written(make: Callable[[], House]) -> None:
+    house = make()
+    assert house.take(house.sample())
+    house.generation += 1
+    assert house.sample().blocks == ROWS
+
+
+def test_just_the_rows_that_changed_are_told_of_a_block() -> None:
+    shape = ledger.Shape(8, 3, entities=1, totals=3)
+    fd = ledger.create("l", shape)
+    blocks: U64Array = np.zeros((2, 12), np.uint64)  # of four rows each
+    blocks[0, 5], blocks[1, 0], blocks[1, 11] = 1, 2, 3
+    numbers, values = Ledger(fd, shape).changed(np.array([1, 0], np.uint32), blocks)
+    assert numbers.tolist() == [5, 0, 3]
+    assert values.tolist() == [[0, 0, 1], [2, 0, 0], [0, 0, 3]]
     os.close(fd)

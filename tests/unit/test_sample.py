@@ -14,7 +14,7 @@ SAMPLE = Sample(
     sequence=17,
     tick=1234,
     sampled_ns=5_000_000_000,
-    rows=3,
+    blocks=3,
     columns=(0, 2, 3),
     gauges={"process": 5, "zombie": 0},
     names={1: "vda", 255: "cciss!c0d0"},
@@ -36,7 +36,14 @@ def verdict(message: bytes) -> Sample | None:
 
 
 def is_sound(sample: Sample) -> bool:
-    numbers = [sample.generation, sample.sequence, sample.tick, sample.sampled_ns, sample.rows, sample.losses]
+    numbers = [
+        sample.generation,
+        sample.sequence,
+        sample.tick,
+        sample.sampled_ns,
+        sample.blocks,
+        sample.losses,
+    ]
     numbers += [*sample.columns, *sample.gauges.values(), *sample.names]
     return (
         isinstance(sample.program, str)

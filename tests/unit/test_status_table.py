@@ -1,5 +1,6 @@
 """The tables that `ebpfctl status` and `check` print."""
 
+import re
 from typing import Any
 
 import pytest
@@ -40,8 +41,19 @@ STOPPED: dict[str, Any] = {
 }
 
 
+OVERALL: dict[str, Any] = {
+    "version": "0.1.0",
+    "kernel": "6.18.44",
+    "uptime_s": 100.0,
+    "frames": 12,
+    "kernel_bytes": 23_000_000,
+    "supervisor": {"pid": 1, "rss_bytes": 24_000_000, "cpu_s": 0.0},
+    "aggregator": {"state": "RUNNING", "pid": 2, "restarts": 1, "rss_bytes": 40_000_000, "cpu_s": 0.0},
+}
+
+
 def lines_of(*programs: dict[str, Any], verbose: bool = False) -> list[str]:
-    return table({"programs": programs}, verbose).splitlines()
+    return table({**OVERALL, "programs": programs}, verbose).splitlines()
 
 
 def test_the_columns_are_those_of_the_manual() -> None:
@@ -80,7 +92,8 @@ def test_a_long_description_is_cut_to_the_screen_and_whole_when_verbose() -> Non
     line = lines_of(program)[1]
     assert len(line) == 120
     assert line.endswith("…")
-    assert lines_of(program, verbose=True)[1].count("not ") == 49
+    verbose = "\n".join(lines_of(program, verbose=True))
+    assert verbose[verbose.index("\ncachestat: STOPPED") :].count("not") == 50
 
 
 def test_no_program_at_all_is_a_head_alone() -> None:
@@ -89,12 +102,37 @@ def test_no_program_at_all_is_a_head_alone() -> None:
 
 def test_verbose_adds_each_hook_with_its_plan_and_the_reason() -> None:
     lines = lines_of(RUNNING, STOPPED, verbose=True)
-    assert lines[3:5] == ["", lines[4]]
-    assert lines[4].split() == ["PROGRAM", "HOOK", "PLAN", "TARGET", "ATTACHED", "REMARK"]
-    assert [line.split() for line in lines[5:]] == [
-        ["fd", "open", "fexit", "do_sys_openat2", "no", "EPERM"],
-        ["fd", "open", "tracepoint", "syscalls:x", "yes"],
+    assert lines[lines.index("fd: RUNNING: 5 hooks (tracepoint); 99 samples, 0 dropped") - 1 :] == [
+        "",
+        "fd: RUNNING: 5 hooks (tracepoint); 99 samples, 0 dropped",
+        "  HOOK  PLAN        TARGET          ATTACHED  REMARK",
+        "  open  fexit       do_sys_openat2  no        EPERM",
+        "  open  tracepoint  syscalls:x      yes",
+        "",
+        "cachestat: STOPPED: stopped",
     ]
+
+
+def test_verbose_tells_of_the_whole_first() -> None:
+    assert " ".join(lines_of(RUNNING, verbose=True)[:2]) == (
+        "ebpf-supervisor 0.1.0 on 6.18.44: up 0:01:40, 12 frames, 23MB of kernel memory; "
+        "supervisor 1 (24MB); aggregator RUNNING 2 (40MB), 1 restart"
+    )
+
+
+@pytest.mark.parametrize("words", [1, 4, 6, 9, 30])
+@pytest.mark.parametrize("width", [3, 24, 25, 40, 50])
+def test_verbose_fits_100_columns_and_leaves_no_word_out(words: int, width: int) -> None:
+    reason = " ".join(f"reason{number}" for number in range(words))
+    hook = {"hook": "h" * 20, "plan": "kretprobe", "target": "t" * width, "attached": False, "reason": reason}
+    program = {**RUNNING, "description": reason, "hooks": [hook, hook]}
+    lines = lines_of(program, verbose=True)
+    assert max(map(len, lines)) <= 100
+    text = " ".join(lines)
+    assert (
+        re.findall(rf"reason{words - 1}\b", text[text.index("fd: RUNNING") :]) == [f"reason{words - 1}"] * 3
+    )
+    assert sum(line.strip().startswith("h" * 20) for line in lines) == 2
 
 
 @pytest.mark.parametrize(
@@ -113,8 +151,7 @@ def test_hits_that_the_kernel_missed_stand_beside_the_hook(
 ) -> None:
     hook = {"hook": "open", "plan": plan, "target": "f", "attached": True, "reason": "", "missed": missed}
     text = hooks_table([{"name": "fd", "hooks": [hook]}])
-    assert text.splitlines()[-1].split(maxsplit=5) == [
-        "fd",
+    assert text.splitlines()[-1].split(maxsplit=4) == [
         "open",
         plan,
         "f",
@@ -126,7 +163,7 @@ def test_hits_that_the_kernel_missed_stand_beside_the_hook(
 def test_a_hook_without_any_target_still_has_its_row() -> None:
     hook = {"hook": "open", "plan": "kprobe", "target": "", "attached": False, "reason": "no such plan"}
     text = hooks_table([{"name": "fd", "hooks": [hook]}])
-    assert text.splitlines()[-1].split(maxsplit=5) == ["fd", "open", "kprobe", "-", "no", "no such plan"]
+    assert text.splitlines()[-1].split(maxsplit=4) == ["open", "kprobe", "-", "no", "no such plan"]
 
 
 def test_a_program_that_has_just_begun_has_no_share_of_the_cpu_yet() -> None:

@@ -1,0 +1,14 @@
+"""`ebpfctl top`: who makes how many events a second.
+
+The supervisor computes nothing for it. It hands out descriptors, open for reading, of the memory that totals
+stand in anyway (`offer`), once for each picture; whoever asks reads that memory (`reading`), takes the
+difference to what was there before (`rates`), and shows it (`table`, `screen`).
+"""
+
+from typing import Final, Literal
+
+By = Literal["apps", "cgroups", "services", "pids"]
+WAYS: Final[tuple[By, ...]] = ("apps", "cgroups", "services", "pids")
+
+# What rows can be sorted by, besides a program's rate.
+FIELDS: Final = ("total", "name", "pid")
