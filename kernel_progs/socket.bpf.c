@@ -27,6 +27,7 @@ enum column {
 #define STATE_SYN_SENT 2
 #define STATE_SYN_RECV 3
 #define STATE_CLOSE 7
+#define STATE_LISTEN 10
 
 // ---- whose a socket is: the process that last connected, accepted or sent on it
 //
@@ -101,6 +102,8 @@ static __always_inline int is_mapped(const u32 *address)
 {
     return !address[0] && !address[1] && address[2] == 0xffff0000; // little-endian
 }
+
+#include "connections.h"
 
 static __always_inline u32 version_of_address(const void *kernel_address)
 {
@@ -196,8 +199,10 @@ static __always_inline int on_destroy(u64 sock)
 
 static __always_inline int on_retransmit(u64 sock, long error)
 {
-    if (!error)
+    if (!error) {
         count_at(slot_of_owner(sock), TCP_RETRANSMIT, 1);
+        connection_retransmit(sock);
+    }
     return 0;
 }
 
@@ -245,9 +250,14 @@ static __always_inline int transferred(u32 calls, long result)
 }
 
 // Data that is only looked at will be received once more, and a message of the error queue was never received.
-static __always_inline int received(u32 calls, u32 flags, long result)
+static __always_inline long moved(u32 flags, long result)
 {
-    return transferred(calls, result > 0 && flags & (MSG_PEEK | MSG_ERRQUEUE) ? 0 : result);
+    return result > 0 && flags & (MSG_PEEK | MSG_ERRQUEUE) ? 0 : result;
+}
+
+static __always_inline int is_looked_at(u32 flags)
+{
+    return !!(flags & (MSG_PEEK | MSG_ERRQUEUE));
 }
 
 // `nonblock` was taken from tcp_recvmsg, udp_recvmsg and udpv6_recvmsg in 5.19 (kernel commit ec095263a965), the
@@ -258,28 +268,49 @@ static __always_inline int received(u32 calls, u32 flags, long result)
 static __always_inline int on_tcp_sent(u64 sock, long result)
 {
     remember_owner(sock);
+    connection_tcp(SENT, sock, result);
     return transferred(TCP_SENT, result);
 }
 
-static __always_inline int on_tcp_received(u32 flags, long result)
+static __always_inline int on_tcp_received(u64 sock, u32 flags, long result)
 {
-    return received(TCP_RECEIVED, flags, result);
+    if (!is_looked_at(flags))
+        connection_tcp(RECEIVED, sock, result);
+    return transferred(TCP_RECEIVED, moved(flags, result));
 }
 
-static __always_inline int on_udp_sent(long result)
+// splice has the struct socket that the sock belongs to.
+static __always_inline u64 sock_of(u64 socket)
 {
+    u64 sock = 0;
+#ifdef SOCKET_SK
+    bpf_probe_read_kernel(&sock, sizeof(sock), (const void *)(socket + SOCKET_SK));
+#endif
+    return sock;
+}
+
+static __always_inline int on_tcp_spliced(u64 socket, long result)
+{
+    return on_tcp_received(sock_of(socket), 0, result);
+}
+
+static __always_inline int on_udp_sent(u64 sock, u64 message, long result)
+{
+    connection_udp(SENT, sock, IN_MESSAGE, message, result);
     return transferred(UDP_SENT, result);
 }
 
 // udpv6_sendmsg calls udp_sendmsg for an IPv4 address, and is counted itself.
-static __always_inline int on_udp_v4_sent(u32 family, long result)
+static __always_inline int on_udp_v4_sent(u32 family, u64 sock, u64 message, long result)
 {
-    return family == AF_INET6 ? 0 : on_udp_sent(result);
+    return family == AF_INET6 ? 0 : on_udp_sent(sock, message, result);
 }
 
-static __always_inline int on_udp_received(u32 flags, long result)
+static __always_inline int on_udp_received(u64 sock, u64 message, u32 flags, long result)
 {
-    return received(UDP_RECEIVED, flags, result);
+    if (!is_looked_at(flags))
+        connection_udp(RECEIVED, sock, IN_MESSAGE, message, result);
+    return transferred(UDP_RECEIVED, moved(flags, result));
 }
 
 // What the tracepoints of all sockets see.
@@ -288,79 +319,160 @@ static __always_inline int on_sent_tcp(u64 sock, u32 protocol, long result)
     return protocol == IPPROTO_TCP ? on_tcp_sent(sock, result) : 0;
 }
 
-static __always_inline int on_sent_udp(u32 protocol, long result)
+static __always_inline int on_sent_udp(u64 sock, u32 protocol, long result)
 {
-    return protocol == IPPROTO_UDP ? on_udp_sent(result) : 0;
+    if (protocol != IPPROTO_UDP)
+        return 0;
+    connection_udp(SENT, sock, AT_CALLER, 0, result);
+    return transferred(UDP_SENT, result);
 }
 
-static __always_inline int on_received_tcp(u32 protocol, u32 flags, long result)
+static __always_inline int on_received_tcp(u64 sock, u32 protocol, u32 flags, long result)
 {
-    return protocol == IPPROTO_TCP ? on_tcp_received(flags, result) : 0;
+    return protocol == IPPROTO_TCP ? on_tcp_received(sock, flags, result) : 0;
 }
 
-static __always_inline int on_received_udp(u32 protocol, u32 flags, long result)
+static __always_inline int on_received_udp(u64 sock, u32 protocol, u32 flags, long result)
 {
-    return protocol == IPPROTO_UDP ? on_udp_received(flags, result) : 0;
+    if (protocol != IPPROTO_UDP)
+        return 0;
+    if (!is_looked_at(flags))
+        connection_udp(RECEIVED, sock, NOWHERE, 0, result);
+    return transferred(UDP_RECEIVED, moved(flags, result));
 }
 
-// A kretprobe knows the result only. What its kprobe has to tell it is rare, and noted by task: the flags of a
-// receipt that moves nothing, or that a send is part of another one.
-BPF_HASH(noted, u32, u32, 1024);
+// A kretprobe knows the result only. What its kprobe has to tell it is noted by task: that a receipt moves nothing,
+// or a send is part of another one; and, to tell connections apart, of which socket it is.
+struct call {
+    u64 sock;
+    u64 message;
+    u32 what;
+};
+
+BPF_HASH(noted, u32, struct call, 1024);
 #define PART_OF_ANOTHER 1
 
 // What was noted before belongs to a call whose end was missed.
-static __always_inline int note(u32 what)
+static __always_inline int note(u32 what, u64 sock, u64 message)
 {
     u32 tid = bpf_get_current_pid_tgid();
+    struct call call = {.sock = sock, .message = message, .what = what};
+#ifdef HAS_CONNECTIONS
+    noted.update(&tid, &call);
+#else
     if (what)
-        noted.update(&tid, &what);
+        noted.update(&tid, &call);
     else if (noted.lookup(&tid))
         noted.delete(&tid);
+#endif
     return 0;
 }
 
-static __always_inline u32 take_note(void)
+static __always_inline void take_note(struct call *call)
 {
     u32 tid = bpf_get_current_pid_tgid();
-    u32 *found = noted.lookup(&tid);
-    u32 what = found ? *found : 0;
-    if (found)
-        noted.delete(&tid);
-    return what;
+    struct call *found = noted.lookup(&tid);
+    if (!found)
+        return;
+    *call = *found;
+    noted.delete(&tid);
 }
 
 static __always_inline int on_tcp_send_enter(u64 sock)
 {
     remember_owner(sock);
-    return 0;
+    return note(0, sock, 0);
 }
 
 static __always_inline int on_tcp_send_exit(long result)
 {
+    struct call call = {};
+    take_note(&call);
+    connection_tcp(SENT, call.sock, result);
     return transferred(TCP_SENT, result);
 }
 
-static __always_inline int on_udp_v4_send_enter(u32 family)
+static __always_inline int on_udp_send_enter(u64 sock, u64 message)
 {
-    return note(family == AF_INET6 ? PART_OF_ANOTHER : 0);
+    return note(0, sock, message);
+}
+
+// What udpv6_sendmsg has noted stays for its own end.
+static __always_inline int on_udp_v4_send_enter(u32 family, u64 sock, u64 message)
+{
+    u32 tid = bpf_get_current_pid_tgid();
+    struct call *outer = family == AF_INET6 ? noted.lookup(&tid) : 0;
+    if (outer)
+        outer->what = PART_OF_ANOTHER;
+    else
+        note(family == AF_INET6 ? PART_OF_ANOTHER : 0, sock, message);
+    return 0;
 }
 
 static __always_inline int on_udp_v4_send_exit(long result)
 {
-    return take_note() == PART_OF_ANOTHER ? 0 : on_udp_sent(result);
+    u32 tid = bpf_get_current_pid_tgid();
+    struct call *found = noted.lookup(&tid);
+    struct call call = {};
+    if (found && found->what == PART_OF_ANOTHER) {
+        found->what = 0;
+        return 0;
+    }
+    take_note(&call);
+    return on_udp_sent(call.sock, call.message, result);
 }
 
-static __always_inline int on_receive_enter(u32 flags)
+static __always_inline int on_udp_send_exit(long result)
 {
-    return note(flags & (MSG_PEEK | MSG_ERRQUEUE));
+    struct call call = {};
+    take_note(&call);
+    return on_udp_sent(call.sock, call.message, result);
+}
+
+static __always_inline int on_receive_enter(u32 flags, u64 sock, u64 message)
+{
+    return note(flags & (MSG_PEEK | MSG_ERRQUEUE), sock, message);
+}
+
+static __always_inline int on_tcp_splice_enter(u64 socket)
+{
+    return note(0, sock_of(socket), 0);
 }
 
 static __always_inline int on_tcp_receive_exit(long result)
 {
-    return on_tcp_received(take_note(), result);
+    struct call call = {};
+    take_note(&call);
+    return on_tcp_received(call.sock, call.what, result);
 }
 
 static __always_inline int on_udp_receive_exit(long result)
 {
-    return on_udp_received(take_note(), result);
+    struct call call = {};
+    take_note(&call);
+    return on_udp_received(call.sock, call.message, call.what, result);
+}
+
+// ---- which ports are listened on (connections.h)
+
+static __always_inline int on_state(u64 sock, int old_state, int new_state)
+{
+#ifdef HAS_CONNECTIONS
+    u16 port = 0;
+    bpf_probe_read_kernel(&port, sizeof(port), (const void *)(sock + SOCK_COMMON_SKC_NUM));
+    if (new_state == STATE_LISTEN || is_accepted(old_state, new_state))
+        note_listening(port, 1);
+    else if (old_state == STATE_SYN_SENT && new_state == STATE_ESTABLISHED)
+        note_listening(port, 0);
+#endif
+    return 0;
+}
+
+static __always_inline int on_new_state(u64 sock, int new_state)
+{
+    u8 old_state = 0;
+#ifdef HAS_CONNECTIONS
+    bpf_probe_read_kernel(&old_state, sizeof(old_state), (const void *)(sock + SOCK_COMMON_SKC_STATE));
+#endif
+    return on_state(sock, old_state, new_state);
 }

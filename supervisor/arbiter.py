@@ -10,7 +10,7 @@ import signal
 import socket
 import stat
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Final
@@ -28,6 +28,7 @@ from supervisor.config.difference import Effect
 from supervisor.config.model import Config, ProgramConfig
 from supervisor.errors import AlreadyRunning
 from supervisor.kernel import cgroup_hierarchy, identities, loader, reading
+from supervisor.kernel.maps import KernelMap, MapInfo
 from supervisor.kernel.plans import Preference
 from supervisor.loop import Loop
 from supervisor.namer import Namer
@@ -41,16 +42,19 @@ from supervisor.top.offer import Offer, Offered
 from supervisor.unit import Unit
 from supervisor.units import (
     AggregatorUnit,
+    Companion,
     CoreUnit,
     House,
     Loaders,
     ProgramUnit,
+    ResolverUnit,
     TemplateUnit,
     close_storage,
     places_for_loaders,
     shards,
 )
 from workers import base
+from workers.connections import IDLE, fitted
 from workers.declaration import Program
 
 # How often systemd is told how it goes, while nothing else is to be told.
@@ -127,6 +131,8 @@ class Arbiter:
             self._config.supervision.loglevel,
             Path(os.environ.get("NETDATA_HOST_PREFIX") or "/"),
         )
+        companions = {p.companion.name: p.companion for p in programs.values() if p.companion}
+        known = {**programs, **companions}
         account_of_readers = dataclasses.replace(options.account, capability=found.capability)
         self.template = TemplateUnit(
             self.loop,
@@ -134,7 +140,7 @@ class Arbiter:
             account_of_readers,
             runtime_dir.samples.parent,
             template.Work(
-                lambda message, descriptors: base.run(base.from_message(message, descriptors, programs)),
+                lambda message, descriptors: base.run(base.from_message(message, descriptors, known)),
                 base.warm_up,
             ),
             self._on_change,
@@ -163,19 +169,23 @@ class Arbiter:
             thread_slots=self._made.threads,
         )
         self.core = CoreUnit(house, self._core_request, self._on_core, found.description)
+        fitting = [fitted(programs[config.name], config.connections) for config in configured]
         self.units = [
             ProgramUnit(
                 number,
-                programs[config.name],
+                program,
                 config,
-                self._storage(programs[config.name], config),
+                self._storage(program, config),
                 house,
                 self.core,
                 self._defines,
                 self._set_attached,
+                self._companion(program, config),
             )
-            for number, config in enumerate(configured)
+            for number, (program, config) in enumerate(zip(fitting, configured, strict=True))
         ]
+        resolves = any(c.connections and c.connections.resolve_hosts for c in configured)
+        self.resolver = ResolverUnit(house) if resolves else None
         self.aggregator = AggregatorUnit(house, self._assign, self._on_aggregator_done)
 
     # ---- the run
@@ -214,6 +224,8 @@ class Arbiter:
             self.aggregator.start()
         for unit in enabled:
             unit.start()
+        if self.resolver:
+            self.resolver.start()
         self._check_hopeless()
 
     def _by_process(self) -> bool:
@@ -241,12 +253,16 @@ class Arbiter:
         heard = self.aggregator.state is State.RUNNING
         for unit in self.units:
             unit.stop(signal.SIGTERM if heard else signal.SIGKILL)
-        self.template.stop(signal.SIGKILL)
+        for helper in self._helpers():
+            helper.stop(signal.SIGKILL)
         self._end_further()
+
+    def _helpers(self) -> list[Unit]:
+        return [self.template, *([self.resolver] if self.resolver else [])]
 
     def _end_further(self) -> None:
         """Called at each change of state while ending."""
-        if any(unit.state in HAS_PROCESS for unit in [*self.units, self.template]):
+        if any(unit.state in HAS_PROCESS for unit in [*self.units, *self._helpers()]):
             return
         if self.aggregator.state is not State.STOPPED:
             self.aggregator.stop()
@@ -260,6 +276,8 @@ class Arbiter:
             unit.unload()
         for program in self.units:
             close_storage(program.storage)
+            if program.companion:
+                close_storage(program.companion.storage)
         self._namer.close()
         self._sweeper.finish()
         try:
@@ -285,6 +303,16 @@ class Arbiter:
             program, self._slots, self._group_places, shards(config), loader.possible_cpus()
         )
 
+    def _companion(self, program: Program, config: ProgramConfig) -> Companion | None:
+        """Memory for the connections of a program that tells them apart."""
+        if not program.companion or not config.connections:
+            return None
+        own = storage.create_connections(config.connections)
+        rows = program.companion.rows
+        idle = KernelMap(MapInfo(IDLE, 1, rows, linux.BPF_F_MMAPABLE), own.idle_fd)
+        made = storage.create(program.companion, 0, 0, 1, 0, config.connections)
+        return Companion(made, own, {IDLE: idle})
+
     @property
     def _every_s(self) -> int:
         """Seconds between two frames."""
@@ -297,12 +325,7 @@ class Arbiter:
         core = self.core.loaded.maps if self.core.loaded else {}
         self._follows_core = bool(core)
         return aggregator.Assignment(
-            tuple(
-                aggregator.Duty(
-                    u.program, u.storage, u.config.update_every_s, u.config.apps, u.config.cgroups
-                )
-                for u in self.units
-            ),
+            (*map(self._duty, self.units), *(d for u in self.units for d in self._companion_duty(u))),
             self._groups,
             self._group_places,
             {name: core[name] for name in aggregator.MAPS if name in core},
@@ -322,6 +345,24 @@ class Arbiter:
             ready,
             self.core.house.lifeline,
         )
+
+    @staticmethod
+    def _duty(unit: ProgramUnit) -> aggregator.Duty:
+        config = unit.config
+        return aggregator.Duty(
+            unit.program, unit.storage, config.update_every_s, config.apps, config.cgroups, unit.number
+        )
+
+    def _companion_duty(self, unit: ProgramUnit) -> Iterator[aggregator.Duty]:
+        if unit.program.companion and unit.companion and unit.config.connections:
+            names = self.resolver.aggregators_end if self.resolver else None
+            given = aggregator.ConnectionDuty(unit.config.connections, unit.companion.memory, names)
+            yield dataclasses.replace(
+                self._duty(unit),
+                program=unit.program.companion,
+                storage=unit.companion.storage,
+                connections=given,
+            )
 
     def _set_attached(self, number: int, generation: int) -> None:
         self._board.attached[number] = generation

@@ -131,8 +131,9 @@ def _program(program: Program, core: Loaded, defines: dict[str, str | int], mark
             reason = core.error or lacking(core.hooks)
             return {"name": program.name, "available": False, "reason": reason, "hooks": []}
         shared = {name: core.maps[name] for name in ("slot_of_pid", "task")}
+    constants = {**defines, **program.defines}
     request = loader.Request(
-        program.source, hooks, "return", Preference(), defines, shared, mark, numbers=program.numbers
+        program.source, hooks, "return", Preference(), constants, shared, mark, numbers=program.numbers
     )
     loaded = _load(program.name, request)
     possible = [hook.name for hook in hooks if not hook.impossible]

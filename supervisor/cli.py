@@ -184,6 +184,7 @@ def read_config(arguments: argparse.Namespace) -> tuple[Config, list[Problem]]:
         type_format=arguments.type_format,
         internal_charts=configuration.wants_internal_charts(os.environ),
         agent=configuration.agent_version(os.environ),
+        netdata_port=configuration.listen_port(os.environ),
     )
 
 

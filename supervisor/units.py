@@ -13,7 +13,8 @@ from typing import Final
 
 from supervisor import kprobe_events, runtime_dir, spawn, template
 from supervisor.aggregator import main as aggregator
-from supervisor.aggregator.storage import Storage
+from supervisor.aggregator import resolver
+from supervisor.aggregator.storage import ConnectionMemory, Storage
 from supervisor.config.model import ProgramConfig, Supervision
 from supervisor.errors import SupervisorError, Unavailable
 from supervisor.kernel import handover, identities, loader, maps
@@ -394,6 +395,15 @@ class CoreUnit(LoadingUnit):
         self._ready_call()
 
 
+@dataclasses.dataclass(frozen=True)
+class Companion:
+    """The memory of a program's companion. memory_maps: what its worker reads besides the kernel's maps."""
+
+    storage: Storage
+    memory: ConnectionMemory
+    memory_maps: Mapping[str, KernelMap]
+
+
 class ProgramUnit(LoadingUnit):
     """A program. Its kernel objects stay while workers come and go.
 
@@ -413,9 +423,11 @@ class ProgramUnit(LoadingUnit):
         core: CoreUnit,
         defines: Mapping[str, str | int],
         attached: Callable[[int, int], None],
+        companion: Companion | None = None,
     ) -> None:
         super().__init__(program.name, house)
         self.number = number
+        self.companion = companion
         self._declared = program
         self.configure(config)
         self.storage = storage
@@ -530,11 +542,14 @@ class ProgramUnit(LoadingUnit):
         if self.program.kind == "slot" and self._core.loaded:
             shared |= {name: self._core.loaded.maps[name] for name in ("slot_of_pid", "task")}
         part = self._missing()[0]
-        queues = self.program.prepare
+        queues, fill = self.program.prepare, self.program.fill
 
         def prepare(tables: loader.Tables) -> None:
             for queue, values in queues.items():
                 tables.push(queue, values)
+            for name, elements in fill.items():
+                for index, value in elements().items():
+                    tables.put(name, index, value)
 
         return loader.Request(
             self.program.source,
@@ -543,6 +558,7 @@ class ProgramUnit(LoadingUnit):
             preference(self.house.attach, self.config),
             {
                 **self._defines,
+                **self.program.defines,
                 "SHARDS": shards(self.config),
                 "COLLECT": identities.COLLECT[self.config.collect_pid],
             },
@@ -602,14 +618,14 @@ class ProgramUnit(LoadingUnit):
         self.unload()
         super().unavailable(why)
 
-    def columns(self) -> frozenset[int]:
-        """Those that this kernel gives in this mode."""
+    def columns(self, program: Program | None = None) -> frozenset[int]:
+        """Those that this kernel gives in this mode, of the program or its companion."""
         event_of = {hook.name: hook.event for hook in self.program.hooks}
         plans = {event_of[hook.hook]: hook.plan for hook in self.hooks if hook.attached}
         returning = self.config.load_mode == "return"
         return frozenset(
             index
-            for index, column in enumerate(self.program.columns)
+            for index, column in enumerate((program or self.program).columns)
             if column.hook in plans
             and (returning or not column.return_mode_only)
             and (not column.plans or plans[column.hook] in column.plans)
@@ -631,16 +647,34 @@ class ProgramUnit(LoadingUnit):
             update_every_s=self.config.update_every_s,
             ready_fd=theirs.fileno(),
         )
+        assignments = [assignment, *self._companion_of(assignment)]
         try:
-            child = self.house.template.copy(
-                f"worker {self.name}", assignment.to_message(), assignment.descriptors()
-            )
+            child = self.house.template.copy(f"worker {self.name}", *base.to_message(assignments))
         except OSError:
             ours.close()
             raise
         finally:
             theirs.close()
         self.adopt_worker(child, ours)
+
+    def _companion_of(self, assignment: base.Assignment) -> list[base.Assignment]:
+        """What the same worker does for the program's companion, where that is there."""
+        program, given = self.program.companion, self.companion
+        if not program or not given or program.name not in assignment.hooks:
+            return []
+        own = self.loaded.maps if self.loaded else {}
+        storage = given.storage
+        return [
+            assignment._replace(
+                program=program,
+                columns=self.columns(program),
+                maps={**{name: own[name] for name in program.maps}, **given.memory_maps},
+                table_fd=storage.table_fd,
+                table_layout=storage.table_shape.layout(),
+                ledger_fd=storage.ledger_fd,
+                ledger_layout=storage.ledger_shape.layout(storage.table_shape.block_bytes),
+            )
+        ]
 
     def _worker_maps(self) -> dict[str, KernelMap]:
         own = self.loaded.maps if self.loaded else {}
@@ -673,6 +707,31 @@ class ProgramUnit(LoadingUnit):
         self._parts.clear()
         super().unload()
         self._attached(self.number, 0)
+
+
+class ResolverUnit(Unit):
+    """The process that asks for names of hosts. Nobody waits for it, so that nothing depends on its state."""
+
+    def __init__(self, house: House) -> None:
+        super().__init__("resolver", house.loop, house.settings, house.changed)
+        self._house = house
+        self.aggregators_end, self._end = resolver.channel()
+
+    def launch(self) -> None:
+        ours, theirs = spawn.socket_pair()
+        with theirs:
+            child = spawn.spawn(
+                self.name,
+                lambda: resolver.run(self._end, theirs),
+                {self._end.fileno(), theirs.fileno()},
+                dataclasses.replace(self._house.account, capability=None),
+                self.settings.loglevel,
+                self._house.samples_dir,
+            )
+        self.adopt_worker(child, ours)
+
+    def running_description(self) -> str:
+        return "names of hosts can be asked for"
 
 
 class AggregatorUnit(Unit):

@@ -181,6 +181,12 @@ def _hang_up() -> None:
     _connections.clear()
 
 
+def _shut() -> None:
+    """Says on each connection that nothing more will be sent."""
+    for connection in _connections:
+        connection.shutdown(socket.SHUT_WR)
+
+
 def _reset() -> None:
     """Closes so that the other side is told of a reset."""
     for connection in _connections:
@@ -295,6 +301,7 @@ _ORDERS: Final[dict[str, Callable[..., int | None]]] = {
     "deaf": _deaf,
     "hear": _hear,
     "hang_up": _hang_up,
+    "shut": _shut,
     "reset": _reset,
     "see_reset": _see_reset,
     "unconnected": _unconnected,

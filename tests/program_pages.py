@@ -31,13 +31,16 @@ _SCOPES: Final = {
     "cgroup": "each container",
     "services": "each systemd service",
     "device": "each device",
+    "outbound": "each remote service",
+    "inbound": "each port that is listened on",
 }
 
 
 def charts(program: Program) -> Iterator[str]:
     yield "| chart | of | shows | unit | load mode |"
     yield "| --- | --- | --- | --- | --- |"
-    for chart in program.charts:
+    companion = program.companion.charts if program.companion else ()
+    for chart in (*program.charts, *companion):
         scope = f"`{chart.device}`" if chart.device else _SCOPES[chart.scope]
         naming = {"both": "", "classic": " (up to v1.43)", "modern": " (v1.44 on)"}
         when = naming.get(chart.naming, f" ({chart.naming})")

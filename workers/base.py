@@ -79,8 +79,24 @@ class Assignment(NamedTuple):
         return packed
 
 
-def from_message(message: bytes, descriptors: Sequence[int], programs: Mapping[str, Program]) -> Assignment:
-    """The assignment as the worker has it, with descriptors of its own."""
+def to_message(assignments: Sequence[Assignment]) -> tuple[bytes, list[int]]:
+    """What a worker with several tables is given: a message, and descriptors."""
+    packed: bytes = msgpack.packb([(a.to_message(), len(a.descriptors())) for a in assignments])
+    return packed, [fd for assignment in assignments for fd in assignment.descriptors()]
+
+
+def from_message(
+    message: bytes, descriptors: Sequence[int], programs: Mapping[str, Program]
+) -> list[Assignment]:
+    """The same as the worker has it, with descriptors of its own. programs: by name, companions too."""
+    found, left = [], list(descriptors)
+    for part, count in msgpack.unpackb(message):
+        found.append(_from_message(part, left[:count], programs))
+        del left[:count]
+    return found
+
+
+def _from_message(message: bytes, descriptors: Sequence[int], programs: Mapping[str, Program]) -> Assignment:
     name, generation, columns, hooks, infos, table_layout, ledger_layout, path, every_s = msgpack.unpackb(
         message
     )
@@ -101,20 +117,26 @@ def from_message(message: bytes, descriptors: Sequence[int], programs: Mapping[s
     )
 
 
-def run(assignment: Assignment) -> int:
+def run(assignments: Sequence[Assignment]) -> int:
     """The worker's main function; returns its exit status. SIGTERM must be blocked: it is waited for."""
     supervisor = os.getppid()
+    assignment = assignments[0]
     sender = Sender(assignment.samples_path)
-    worker = _Worker(assignment, sender.send)
-    worker.sample()
+    workers = [_Worker(each, sender.send) for each in assignments]
+
+    def sample() -> None:
+        for worker in workers:
+            worker.sample()
+
+    sample()
     os.write(assignment.ready_fd, b"READY")
     every_ns = assignment.update_every_s * _NS
     while not _told_to_stop((time.monotonic_ns() // every_ns + 1) * every_ns):
         # Its end kills us (PR_SET_PDEATHSIG); this is for the case that it should not.
         if os.getppid() != supervisor:
             return 0
-        worker.sample()
-    worker.sample()
+        sample()
+    sample()
     sender.close()
     return 0
 
@@ -154,7 +176,7 @@ def warm_up() -> None:
         update_every_s=1,
         ready_fd=-1,
     )
-    given = from_message(given.to_message(), given.descriptors(), {program.name: program})
+    [given] = from_message(*to_message([given]), {program.name: program})
     worker = _Worker(given, lambda message: True)
     for _ in range(_SPECIALISED):
         worker.sample()
@@ -177,6 +199,7 @@ class _Worker:
         self._baseline = ledger.Baseline(assignment.ledger_fd, assignment.ledger_layout)
         self._rows_bytes = assignment.ledger_layout.rows_bytes
         self._columns = tuple(sorted(assignment.columns))
+        self._tender = self._program.tender(assignment.maps) if self._program.tender else None
         self._send = send
 
     def sample(self) -> None:
@@ -202,6 +225,8 @@ class _Worker:
             losses=program.losses(given.maps) if program.losses else 0,
         )
         self._send(sample.pack(announced))
+        if self._tender:
+            self._tender.after_sample()
 
     def _open(self) -> Content:
         """The rows; of slots those that were ever given."""

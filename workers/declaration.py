@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, cast
+from typing import TYPE_CHECKING, Final, Literal, Protocol, cast
 
 from supervisor.kernel.maps import Maps
 from supervisor.kernel.plans import Hook, Mechanism
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from supervisor.kernel.arrays import U64Array  # workers have no numpy
 
 RowKind = Literal["slot", "host", "device"]
-Scope = Literal["system", "apps", "cgroup", "services", "device"]
+Scope = Literal["system", "apps", "cgroup", "services", "device", "outbound", "inbound"]
 Naming = Literal["classic", "modern", "both", "before 1.42", "from 1.42"]
 
 CHARTS: Final = Path(__file__).parent / "charts"
@@ -116,6 +116,13 @@ class Derived:
     work_out: "Callable[[U64Array], U64Array]"
 
 
+class Tender(Protocol):
+    """What a worker does besides, for as long as it lives."""
+
+    def after_sample(self) -> None:
+        """A sample has been sent."""
+
+
 @dataclass(frozen=True)
 class Program:
     """A kernel program with its worker.
@@ -131,6 +138,10 @@ class Program:
     numbers: of the running kernel, which the C text uses where they are known: the offset of
     `structure.field`, the value of `enumeration.MEMBER`. Each is a macro, STRUCTURE_FIELD, else not defined.
     parts: of a program whose hooks belong to parts that come and go (Hook.part), those wanted now.
+    defines: constants of its C source that are its own. fill: map -> what its elements are at the start, by
+    number; called when hooks are about to be attached. tender: made by each worker from its maps.
+    companion: a second table of the same kernel objects, which the same worker reads. It is there where the
+    hook of the companion's name is.
     """
 
     name: str
@@ -153,6 +164,10 @@ class Program:
     parts: Callable[[], frozenset[str]] | None = None
     numbers: tuple[str, ...] = ()
     of_time: bool = False
+    defines: Mapping[str, int] = field(default_factory=dict)
+    fill: Mapping[str, Callable[[], Mapping[int, bytes]]] = field(default_factory=dict)
+    tender: Callable[[Maps], Tender] | None = None
+    companion: "Program | None" = None
 
     @property
     def charts(self) -> tuple[Chart, ...]:

@@ -10,6 +10,7 @@ import socket
 from collections.abc import Iterator
 
 from supervisor.kernel.plans import Hook, Plan, Target, function_plan, raw_tracepoint_plan
+from workers import connections
 from workers.declaration import Column, Program
 
 _COLUMNS = (
@@ -39,6 +40,8 @@ _FAMILY = "sock_common.skc_family"
 _PROTOCOL = f"{_FAMILY} sock.sk_protocol"
 _VERSION = f"{_PROTOCOL} sock_common.skc_v6_daddr"
 _RECEIVE = "tcp_recvmsg()"
+# Where a trampoline has the socket and the message of a call.
+_MESSAGE = "number_at(args), number_at(args + 1)"
 
 _STATES = "sock:inet_sock_set_state"
 _SENT = "sock:sock_send_length"
@@ -123,21 +126,29 @@ _TCP_SENT = (
         (
             Target("tcp_sendmsg", "on_tcp_send_enter", "PT_REGS_PARM1(args)", mechanism="kprobe"),
             Target("tcp_sendmsg", "on_tcp_send_exit", "(int)PT_REGS_RC(args)"),
+            Target("tcp_sendpage", "on_tcp_send_enter", "PT_REGS_PARM1(args)", True, "kprobe"),
             Target("tcp_sendpage", "on_tcp_send_exit", "(int)PT_REGS_RC(args)", optional=True),
         ),
     ),
 )
 
 
-def _receipt(symbol: str, handler: str, *, optional: bool = False) -> Target:
-    arguments = "args[FLAGS_INDEX], (int)args[TCP_RECVMSG_ARGS]"
+def _receipt(symbol: str, handler: str, whose: str, *, optional: bool = False) -> Target:
+    arguments = f"{whose}, args[FLAGS_INDEX], (int)args[TCP_RECVMSG_ARGS]"
     return Target(symbol, handler, arguments, optional, field=_RECEIVE)
 
 
 def _probed_receipt(symbol: str, handler: str, *, optional: bool = False) -> tuple[Target, Target]:
     """Where the kernel does not tell where the flags are, what is only looked at counts as received too."""
     return (
-        Target(symbol, "on_receive_enter", "FLAGS_REGISTER(args)", True, "kprobe", _RECEIVE),
+        Target(
+            symbol,
+            "on_receive_enter",
+            "FLAGS_REGISTER(args), PT_REGS_PARM1(args), PT_REGS_PARM2(args)",
+            True,
+            "kprobe",
+            _RECEIVE,
+        ),
         Target(symbol, handler, "(int)PT_REGS_RC(args)", optional),
     )
 
@@ -146,18 +157,19 @@ _TCP_RECEIVED = (
     Plan(
         "fexit",
         (
-            _receipt("tcp_recvmsg", "on_tcp_received"),
-            Target("tcp_splice_read", "on_tcp_received", "0, (long)args[5]", optional=True),
+            _receipt("tcp_recvmsg", "on_tcp_received", "number_at(args)"),
+            Target("tcp_splice_read", "on_tcp_spliced", "number_at(args), (long)args[5]", optional=True),
         ),
     ),
     raw_tracepoint_plan(
-        "on_received_tcp", "protocol_of(args[0]), args[2], (int)args[1]", _RECEIVED, field=_PROTOCOL
+        "on_received_tcp", "args[0], protocol_of(args[0]), args[2], (int)args[1]", _RECEIVED, field=_PROTOCOL
     ),
     Plan(
         "kretprobe",
         (
             *_probed_receipt("tcp_recvmsg", "on_tcp_receive_exit"),
-            Target("tcp_splice_read", "on_tcp_received", "0, (long)PT_REGS_RC(args)", optional=True),
+            Target("tcp_splice_read", "on_tcp_splice_enter", "PT_REGS_PARM1(args)", True, "kprobe"),
+            Target("tcp_splice_read", "on_tcp_receive_exit", "(long)PT_REGS_RC(args)", optional=True),
         ),
     ),
 )
@@ -165,11 +177,16 @@ _UDP_SENT = (
     Plan(
         "fexit",
         (
-            Target("udp_sendmsg", "on_udp_v4_sent", "family_of(args[0]), (int)args[3]", field=_FAMILY),
-            Target("udpv6_sendmsg", "on_udp_sent", "(int)args[3]", optional=True),
+            Target(
+                "udp_sendmsg",
+                "on_udp_v4_sent",
+                f"family_of(args[0]), {_MESSAGE}, (int)args[3]",
+                field=_FAMILY,
+            ),
+            Target("udpv6_sendmsg", "on_udp_sent", f"{_MESSAGE}, (int)args[3]", optional=True),
         ),
     ),
-    raw_tracepoint_plan("on_sent_udp", "protocol_of(args[0]), (int)args[1]", _SENT, field=_PROTOCOL),
+    raw_tracepoint_plan("on_sent_udp", "args[0], protocol_of(args[0]), (int)args[1]", _SENT, field=_PROTOCOL),
     Plan(
         "kretprobe",
         (
@@ -177,12 +194,19 @@ _UDP_SENT = (
             Target(
                 "udp_sendmsg",
                 "on_udp_v4_send_enter",
-                "family_of(PT_REGS_PARM1(args))",
+                "family_of(PT_REGS_PARM1(args)), PT_REGS_PARM1(args), PT_REGS_PARM2(args)",
                 mechanism="kprobe",
                 field=_FAMILY,
             ),
             Target("udp_sendmsg", "on_udp_v4_send_exit", "(int)PT_REGS_RC(args)"),
-            Target("udpv6_sendmsg", "on_udp_sent", "(int)PT_REGS_RC(args)", optional=True),
+            Target(
+                "udpv6_sendmsg",
+                "on_udp_send_enter",
+                "PT_REGS_PARM1(args), PT_REGS_PARM2(args)",
+                True,
+                "kprobe",
+            ),
+            Target("udpv6_sendmsg", "on_udp_send_exit", "(int)PT_REGS_RC(args)", optional=True),
         ),
     ),
 )
@@ -190,12 +214,12 @@ _UDP_RECEIVED = (
     Plan(
         "fexit",
         (
-            _receipt("udp_recvmsg", "on_udp_received"),
-            _receipt("udpv6_recvmsg", "on_udp_received", optional=True),
+            _receipt("udp_recvmsg", "on_udp_received", _MESSAGE),
+            _receipt("udpv6_recvmsg", "on_udp_received", _MESSAGE, optional=True),
         ),
     ),
     raw_tracepoint_plan(
-        "on_received_udp", "protocol_of(args[0]), args[2], (int)args[1]", _RECEIVED, field=_PROTOCOL
+        "on_received_udp", "args[0], protocol_of(args[0]), args[2], (int)args[1]", _RECEIVED, field=_PROTOCOL
     ),
     Plan(
         "kretprobe",
@@ -203,6 +227,24 @@ _UDP_RECEIVED = (
             *_probed_receipt("udp_recvmsg", "on_udp_receive_exit"),
             *_probed_receipt("udpv6_recvmsg", "on_udp_receive_exit", optional=True),
         ),
+    ),
+)
+
+# Whatever the family of the others, this one is a tracepoint where it can be: it fires at no send or receipt.
+_STATE_FACTS = f"{_PROTOCOL} " + " ".join(
+    f"sock_common.skc_{field}" for field in ("daddr", "dport", "num", "state", "v6_daddr")
+)
+_CONNECTIONS = (
+    raw_tracepoint_plan("on_state", "args[0], (int)args[1], (int)args[2]", _STATES, field=_STATE_FACTS),
+    function_plan(
+        "fentry", "inet_sk_state_store", "on_new_state", "number_at(args), (int)args[1]", field=_STATE_FACTS
+    ),
+    function_plan(
+        "kprobe",
+        "inet_sk_state_store",
+        "on_new_state",
+        "PT_REGS_PARM1(args), (int)PT_REGS_PARM2(args)",
+        field=_STATE_FACTS,
     ),
 )
 
@@ -274,7 +316,20 @@ PROGRAM = Program(
         Hook("tcp retransmit", _RETRANSMIT, _RETRANSMIT),
         Hook("udp sent", _UDP_SENT, _UDP_SENT, _udp_send, _PLACE["udp_sent"]),
         Hook("udp received", _UDP_RECEIVED, _UDP_RECEIVED, _udp_receive, _PLACE["udp_received"]),
+        Hook(connections.HOOK, _CONNECTIONS, _CONNECTIONS),
     ),
     columns=_COLUMNS,
     row_words=18,
+    prepare=connections.prepared(connections.CONNECTIONS.rows),
+    fill={"listening": connections.listening_pages},
+    defines=connections.defines(connections.CONNECTIONS.rows),
+    numbers=(
+        *_STATE_FACTS.split(),
+        "inet_sock.inet_sport",
+        "msghdr.msg_name",
+        "sock.sk_userlocks",
+        "sock.sk_userlocks:shift",
+        "socket.sk",
+    ),
+    companion=connections.CONNECTIONS,
 )

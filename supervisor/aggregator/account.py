@@ -71,7 +71,7 @@ class Account:
             self.lost += 1
             return False
         self._begin_anew(sample.names)
-        self._commit(sample, *rows, groupings)
+        self._commit(sample, *self.ready(*rows), groupings)
         self.latest, self.fresh = sample, True
         self.taken += 1
         return True
@@ -83,11 +83,15 @@ class Account:
             self.ledger.commit_nothing(sample.sequence, sample.sampled_ns)
             return
         deltas = self.ledger.deltas(numbers, values)[:, self._columns]
-        entities, added = self._added(numbers, deltas, groupings)
+        entities, added = self.added(numbers, deltas, groupings)
         if self.program.derived:
             added = np.hstack([added, self.program.derived.work_out(added)])
         totals = self.ledger.totals[entities] + added
         self.ledger.commit(sample.sequence, sample.sampled_ns, numbers, values, entities, totals)
+
+    def ready(self, numbers: U32Array, values: U64Array) -> tuple[U32Array, U64Array]:
+        """Those rows of a sample that can be counted now; a later sample has the others again."""
+        return numbers, values
 
     def _begin_anew(self, names: Mapping[int, str]) -> None:
         """The row of a device that has gone may be another one's now, which has counted nothing before."""
@@ -96,7 +100,7 @@ class Account:
                 self.ledger.clear(row)
         self._devices.update(names)
 
-    def _added(
+    def added(
         self, numbers: U32Array, deltas: U64Array, groupings: Sequence[IndexArray]
     ) -> tuple[U32Array, U64Array]:
         """What the rows add to which entities: numbers, u64 [len(numbers), columns]."""

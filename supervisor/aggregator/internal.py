@@ -22,6 +22,16 @@ class Facts:
     ends: int = 0
     events: int = 0
     unattributed: int = 0
+    connections: "ConnectionFacts | None" = None
+
+
+@dataclass(frozen=True)
+class ConnectionFacts:
+    """rows, used: of the kernel's table of connections. folded: calls that had no row in it, running."""
+
+    rows: int
+    used: int
+    folded: int
 
 
 Values = Callable[[Board, Facts], dict[str, int]]
@@ -57,6 +67,15 @@ def _per_core(board: Board, facts: Facts) -> dict[str, int]:
 def _unattributed(board: Board, facts: Facts) -> dict[str, int]:
     """In thousandths of a percent: a share that matters is a small one."""
     return {"unattributed": 100_000 * facts.unattributed // max(1, facts.events)}
+
+
+def _connection_rows(board: Board, facts: Facts) -> dict[str, int]:
+    of = facts.connections
+    return {"used": of.used, "free": of.rows - of.used} if of else {}
+
+
+def _connections_folded(board: Board, facts: Facts) -> dict[str, int]:
+    return {"folded": facts.connections.folded} if facts.connections else {}
 
 
 CHARTS: Final = (
@@ -138,6 +157,24 @@ CHARTS: Final = (
         "main",
         "apart",
     ),
+    _Chart(
+        "ebpf_connection_table",
+        "Rows for connections",
+        "rows",
+        140034,
+        "main",
+        _connection_rows,
+        kind="stacked",
+    ),
+    _Chart(
+        "ebpf_connections_folded",
+        "Calls on connections that have no row of their own",
+        "calls/s",
+        140035,
+        "main",
+        _connections_folded,
+        "incremental",
+    ),
     _Chart("ebpf_samples_dropped", "Samples dropped", "samples/s", 140022, "main", "lost", "incremental"),
     _Chart(
         "ebpf_cpu",
@@ -162,9 +199,10 @@ class InternalCharts:
         self._known = False
 
     def write(self, frame: Frame, facts: Facts) -> None:
-        sets = [self._values(chart, facts) for chart in CHARTS]
+        charts = [chart for chart in CHARTS if self._values(chart, facts)]
+        sets = [self._values(chart, facts) for chart in charts]
         if not self._known:
-            self._lines = tuple(self._line(c, tuple(s)) for c, s in zip(CHARTS, sets, strict=True))
+            self._lines = tuple(self._line(c, tuple(s)) for c, s in zip(charts, sets, strict=True))
             self._skeleton = skeleton(self._lines)
             for line in self._lines:
                 frame.define(line)

@@ -78,6 +78,11 @@ class Ledger:
         return taken
 
     @property
+    def baselines(self) -> U64Array:
+        """What was last taken of all rows: u64 [rows, words]."""
+        return self._at["baseline"]
+
+    @property
     def announced(self) -> npt.NDArray[np.uint8]:
         """Which entities have stood in a frame; the caller writes it. Entity 0 is the host,
         but for a program of devices: it says that the program has stood in one."""

@@ -21,14 +21,17 @@ from supervisor.aggregator.apps_groups import AppsGroups
 from supervisor.aggregator.cgroup_births import PATHS, TALLIES, CgroupBirths
 from supervisor.aggregator.cgroups import Cgroups
 from supervisor.aggregator.charts import ChartWriter, Groups, shown
+from supervisor.aggregator.connections import ConnectionAccount
 from supervisor.aggregator.conservation import Conservation
 from supervisor.aggregator.groups import AppCharts, CgroupCharts
 from supervisor.aggregator.identities import Identities
-from supervisor.aggregator.internal import Facts, InternalCharts
+from supervisor.aggregator.internal import ConnectionFacts, Facts, InternalCharts
 from supervisor.aggregator.output import Output, ReaderGone
 from supervisor.aggregator.readers import Readers
-from supervisor.aggregator.storage import FIRST_GROUP, HOST, NOBODY, Storage
+from supervisor.aggregator.resolver import Names
+from supervisor.aggregator.storage import FIRST_GROUP, HOST, NOBODY, ConnectionMemory, Storage
 from supervisor.aggregator.stream import Frame
+from supervisor.config import model
 from supervisor.kernel.identities import SETTLED_NS
 from supervisor.kernel.maps import USED_PAGES, KernelMap, Words
 from supervisor.pipeline.channel import Receiver
@@ -57,13 +60,31 @@ log = logging.getLogger("aggregator")
 
 @dataclass(frozen=True)
 class Duty:
-    """One program as the aggregator is given it."""
+    """One program, or a program's companion, as the aggregator is given it.
+
+    place: the program's on the board.
+    """
 
     program: Program
     storage: Storage
     update_every_s: int
     apps: bool
     cgroups: bool
+    place: int
+    connections: "ConnectionDuty | None" = None
+
+
+@dataclass(frozen=True)
+class ConnectionDuty:
+    """What it takes besides to tell connections apart. names: the channel to the resolver, or None."""
+
+    settings: model.Connections
+    memory: ConnectionMemory
+    names: socket.socket | None
+
+    def descriptors(self) -> set[int]:
+        names = {self.names.fileno()} if self.names else set()
+        return {self.memory.lines_fd, self.memory.idle_fd, *names}
 
 
 @dataclass(frozen=True)
@@ -99,7 +120,9 @@ class Assignment:
 
     def descriptors(self) -> set[int]:
         storages = [duty.storage for duty in self.duties]
+        connections = [duty.connections for duty in self.duties if duty.connections]
         return {
+            *(fd for each in connections for fd in each.descriptors()),
             *(storage.table_fd for storage in storages),
             *(storage.ledger_fd for storage in storages),
             *(held.fd for held in self.identity_maps.values()),
@@ -147,17 +170,15 @@ class _Aggregator:
     def __init__(self, given: Assignment, receiver: Receiver) -> None:
         self._given = given
         self._receiver = receiver
-        self._board = boards.Board(given.board_fd, len(given.duties))
+        programs = [duty for duty in given.duties if not duty.connections]
+        self._board = boards.Board(given.board_fd, len(programs))
         self._output = Readers(given.stream_fd) if given.serves else Output(given.stream_fd)
-        self._accounts = [
-            Account(duty.program, duty.storage, int(self._board.taken[n]), int(self._board.lost[n]))
-            for n, duty in enumerate(given.duties)
-        ]
+        self._accounts = [self._account(duty) for duty in given.duties]
         self._by_name = {account.program.name: account for account in self._accounts}
         self._writers = [self._writer(*pair) for pair in zip(self._accounts, given.duties, strict=True)]
         self._apps = AppCharts(given.groups.names, FIRST_GROUP)
-        self._conservation = Conservation(self._accounts, given.group_places)
-        self._internal = InternalCharts([duty.program.name for duty in given.duties], self._board)
+        self._conservation = Conservation(self._accounts[: len(programs)], given.group_places)
+        self._internal = InternalCharts([duty.program.name for duty in programs], self._board)
         self._facts_due_s = 0.0
         self._before = (
             self._board.progress[boards.BIRTHS],
@@ -181,6 +202,18 @@ class _Aggregator:
         self._first = True
         self._dropped = 0
         self._dropped_told_s = -_REPEAT_S
+
+    def _account(self, duty: Duty) -> Account:
+        if duty.connections:
+            given = duty.connections
+            names = Names(given.names) if given.names else None
+            return ConnectionAccount(duty.program, duty.storage, given.settings, given.memory, names)
+        taken, lost = int(self._board.taken[duty.place]), int(self._board.lost[duty.place])
+        return Account(duty.program, duty.storage, taken, lost)
+
+    def _attached(self, number: int) -> bool:
+        """Whether an account's program has its kernel objects."""
+        return bool(self._board.attached[self._given.duties[number].place])
 
     def _writer(self, account: Account, duty: Duty) -> ChartWriter:
         left_out = {scope for scope, wanted in (("apps", duty.apps), ("cgroup", duty.cgroups)) if not wanted}
@@ -219,7 +252,9 @@ class _Aggregator:
         """Withdraws the charts that the next aggregator will not show. A reader that sleeps is not waited
         for: it keeps them until the agent forgets them."""
         frame = Frame()
-        for leaving, writer in zip(self._board.leaving.tolist(), self._writers, strict=True):
+        leaving_of = self._board.leaving.tolist()
+        for duty, writer in zip(self._given.duties, self._writers, strict=True):
+            leaving = leaving_of[duty.place]
             writer.withdraw_some(frame, [scope for scope, bit in boards.LEAVING.items() if leaving & bit])
         patience_s = self._patience_s()
         if frame.blocks and (not self._under_way or self._output.go_on(patience_s)):
@@ -238,9 +273,11 @@ class _Aggregator:
             self._board.progress[boards.ENDS] = self._before[1] + self._identities.ends
         for number, account in enumerate(self._accounts):
             account.take(groupings)
-            self._board.taken[number] = account.taken
-            self._board.lost[number] = account.lost
-            self._board.events[number] = self._events(account)
+            duty = self._given.duties[number]
+            if not duty.connections:
+                self._board.taken[duty.place] = account.taken
+                self._board.lost[duty.place] = account.lost
+                self._board.events[duty.place] = self._events(account)
 
     def _wait_until(self, due_ns: int, stop: StopFlag) -> None:
         """Until the tick begins; samples that come early are taken in."""
@@ -279,7 +316,7 @@ class _Aggregator:
         announced something before: a first sample is not waited for."""
         for number, (account, duty) in enumerate(zip(self._accounts, self._given.duties, strict=True)):
             due = now_s % duty.update_every_s == 0
-            if due and self._board.attached[number] and 0 <= account.seen_tick < now_s // duty.update_every_s:
+            if due and self._attached(number) and 0 <= account.seen_tick < now_s // duty.update_every_s:
                 return True
         return False
 
@@ -309,7 +346,7 @@ class _Aggregator:
         taken = [
             account.ledger.sampled_ns
             for number, account in enumerate(self._accounts)
-            if account.program.kind == "slot" and self._board.attached[number]
+            if account.program.kind == "slot" and self._attached(number)
         ]
         if self._words and taken:
             self._settled_ns = min(taken)
@@ -346,11 +383,11 @@ class _Aggregator:
             gone = tuple(self._cgroups.gone())
         fresh = []
         for number, (account, writer) in enumerate(zip(self._accounts, self._writers, strict=True)):
-            if not self._board.attached[number] and writer.visible:
+            if not self._attached(number) and writer.visible:
                 writer.withdraw(frame)
                 fresh.append((account, writer))
             elif account.fresh:
-                writer.write(frame, groups)
+                writer.write(frame, account.groups if isinstance(account, ConnectionAccount) else groups)
                 fresh.append((account, writer))
         for number, counters in enumerate(self._conservation.look()):
             self._board.apart[number] = counters
@@ -384,9 +421,14 @@ class _Aggregator:
                 writer.clear(entity)
         self._cgroups.release(entity)
 
+    def _connection_facts(self) -> ConnectionFacts | None:
+        found = (account for account in self._accounts if isinstance(account, ConnectionAccount))
+        account = next(found, None)
+        return ConnectionFacts(account.rows, account.used_rows, account.folded) if account else None
+
     def _facts(self) -> Facts:
         if self._identities is None:
-            return Facts()
+            return Facts(connections=self._connection_facts())
         by_slot = [account for account in self._accounts if account.program.kind == "slot"]
         return Facts(
             slots=self._identities.slots,
@@ -395,6 +437,7 @@ class _Aggregator:
             ends=int(self._board.progress[boards.ENDS]),
             events=sum(self._events(account) for account in by_slot),
             unattributed=sum(self._events(account, NOBODY) for account in by_slot),
+            connections=self._connection_facts(),
         )
 
     def _events(self, account: Account, entity: int = HOST) -> int:

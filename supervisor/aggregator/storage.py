@@ -5,6 +5,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import Final
 
+from supervisor.config.model import Connections
 from supervisor.pipeline import ledger, memory, table
 from workers.declaration import Program
 
@@ -37,14 +38,51 @@ class Storage:
     shards: int = 1
 
 
-def create(program: Program, slots: int, groups: int, shards: int, cpus: int) -> Storage:
-    """groups: how many app groups there are. cpus: how many rows a program has that keeps one for each."""
+# Entities of connections: first those of all others, as their rows; then lines, outbound and inbound.
+OTHERS: Final = 2
+LINE_BYTES: Final = 160
+
+
+@dataclass(frozen=True)
+class ConnectionMemory:
+    """What connections need besides, as descriptors. lines: their names. idle: a byte for each row, set by
+    the aggregator where a worker is to mark it idle."""
+
+    lines_fd: int
+    idle_fd: int
+
+
+def lines(wanted: Connections) -> int:
+    """How many lines with a name each direction has: a connection has a sent and a received side."""
+    return min(max(1, wanted.maximum_dimensions // 2), wanted.table_size)
+
+
+def line_fields(wanted: Connections) -> dict[str, memory.Field]:
+    return {"name": ("B", (OTHERS + 2 * lines(wanted), LINE_BYTES))}
+
+
+def idle_fields(rows: int) -> dict[str, memory.Field]:
+    return {"idle": ("B", (rows,))}
+
+
+def create_connections(wanted: Connections) -> ConnectionMemory:
+    return ConnectionMemory(
+        memory.create("connections", memory.size_of(line_fields(wanted))),
+        memory.create("idle", memory.size_of(idle_fields(wanted.table_size))),
+    )
+
+
+def create(
+    program: Program, slots: int, groups: int, shards: int, cpus: int, wanted: Connections | None = None
+) -> Storage:
+    """groups: how many app groups there are. cpus: how many rows a program has that keeps one for each.
+    wanted: of the table of connections, how they are told apart."""
     rows = slots * shards if program.kind == "slot" else cpus if program.by_cpu else program.rows
     table_shape = table.shape_for(rows, program.words)
     ledger_shape = ledger.Shape(
         table_shape.blocks * table_shape.words // program.words,
         program.words,
-        entities(program, groups),
+        OTHERS + 2 * lines(wanted) if wanted else entities(program, groups),
         len(program.totals),
     )
     return Storage(

@@ -9,7 +9,7 @@ from typing import Final
 
 from supervisor.config.kinds import Value, written
 from supervisor.config.model import Config, ProgramConfig, Supervision
-from supervisor.config.options import MODULES, SUPERVISION, SWITCHES
+from supervisor.config.options import CONNECTIONS, MODULES, SUPERVISION, SWITCHES
 from supervisor.config.problems import shown
 
 
@@ -119,6 +119,10 @@ def _of_program(before: ProgramConfig, after: ProgramConfig, made: Shared, need:
                 field == "collect_pid" and new == "all" and not made.threads
             )
             yield Change(name, key, written(old), written(new), Effect.RESTART if cannot else effect, field)
+    if before.connections != after.connections:
+        told = "other settings" if before.connections and after.connections else ""
+        words = [told or written(bool(config.connections)) for config in (before, after)]
+        yield Change(name, f"[{CONNECTIONS}]", words[0], words[1], Effect.RESTART, "connections")
     yield from _of_hooks(before, after)
 
 

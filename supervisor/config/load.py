@@ -12,14 +12,15 @@ import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, cast
+from typing import Final, TypeVar, cast
 
-from supervisor.config import ini
+from supervisor.config import ini, networks
 from supervisor.config.files import UnusableFileError, content
 from supervisor.config.kinds import TRUE_WORDS, written
 from supervisor.config.model import (
     CollectPid,
     Config,
+    Connections,
     KprobeAttach,
     LoadMode,
     LogLevel,
@@ -30,11 +31,14 @@ from supervisor.config.model import (
     TypeFormat,
 )
 from supervisor.config.options import (
+    CONNECTIONS,
     GLOBAL,
     LOAD_MODE,
     MAIN,
     MODULES,
+    OLD_CONNECTIONS,
     PROGRAMS,
+    SERVICE_NAMES,
     SUPERVISION,
     SWITCHES,
     FileOptions,
@@ -54,6 +58,15 @@ INTERNALS_VARIABLE: Final = "NETDATA_INTERNALS_MONITORING"
 VERSION_VARIABLE: Final = "NETDATA_VERSION"
 # What counts as the agent's version where it does not tell: the last one with the classic names.
 CLASSIC_AGENT: Final = (1, 43)
+PORT_VARIABLE: Final = "NETDATA_LISTEN_PORT"
+NETDATA_PORT: Final = 19999
+_NETDATA: Final = "Netdata"
+# The program that tells connections apart, and its hook for it.
+_SOCKET: Final = "socket"
+_CONNECTIONS_HOOK: Final = "connections"
+
+
+_Type = TypeVar("_Type", bool, int, str)
 
 
 @dataclass(frozen=True)
@@ -74,6 +87,7 @@ class _Demands:
     load_mode: str | None
     groups: bool | None = None
     type_format: TypeFormat | None = None
+    netdata_port: int = NETDATA_PORT
 
 
 def search_path(config_dir: Path | None, environ: Mapping[str, str]) -> list[Path]:
@@ -100,6 +114,12 @@ def agent_version(environ: Mapping[str, str]) -> tuple[int, int]:
     return (int(found[1]), int(found[2])) if found else CLASSIC_AGENT
 
 
+def listen_port(environ: Mapping[str, str]) -> int:
+    """The port that the agent listens on, 19999 where it does not tell."""
+    found = re.fullmatch(r"[0-9]{1,5}", environ.get(PORT_VARIABLE, "").strip())
+    return int(found[0]) if found and 0 < int(found[0]) <= networks.MOST_PORT else NETDATA_PORT
+
+
 def load(
     search: Sequence[Path],
     *,
@@ -110,15 +130,17 @@ def load(
     type_format: TypeFormat | None = None,
     internal_charts: bool = True,
     agent: tuple[int, int] = CLASSIC_AGENT,
+    netdata_port: int = NETDATA_PORT,
 ) -> tuple[Config, list[Problem]]:
     """The configuration found along `search`, and every problem of every file that it needs.
 
     `update_every_s` is a least value: a file may ask for more seconds, not for fewer. `only`, when not empty,
-    enables just these programs. `groups` switches the charts of apps and cgroups on or off. Raises ValueError
+    enables just these programs. `groups` switches the charts of apps and cgroups on or off. `netdata_port` is
+    what the agent listens on. Raises ValueError
     for a name in `only` that is not in `PROGRAMS` and for an unknown `load_mode`, which are the caller's to
     check; nothing that a file can hold raises.
     """
-    demands = _checked(_Demands(update_every_s, only, load_mode, groups, type_format))
+    demands = _checked(_Demands(update_every_s, only, load_mode, groups, type_format, netdata_port))
     main = _main_file(search)
     modules = {name: _module_file(search, MODULES[name], main.settings) for name in PROGRAMS}
     apps_groups, apps_groups_problems = _apps_groups(search)
@@ -267,10 +289,19 @@ def _update_every_s(settings: Settings, demands: _Demands) -> int:
 
 
 def _program(name: str, main: Settings, module: Settings, demands: _Demands) -> ProgramConfig:
+    connections = _connections(main, module, demands) if name == _SOCKET else None
+    without = {
+        member
+        for (section, key), members in MODULES[name].members.items()
+        if not module.get(section, key, bool)
+        for member in members.split()
+    }
+    if name == _SOCKET and connections is None:
+        without.add(_CONNECTIONS_HOOK)
     # The casts: the option's kind lets no other words pass.
     return ProgramConfig(
         name=name,
-        enabled=name in demands.only if demands.only else main.get(SWITCHES, name, bool),
+        enabled=name in demands.only if demands.only else _switched_on(name, main),
         load_mode=cast(LoadMode, demands.load_mode or module.get(GLOBAL, "ebpf load mode", str)),
         update_every_s=_update_every_s(module, demands),
         apps=module.get(GLOBAL, "apps", bool) if demands.groups is None else demands.groups,
@@ -281,13 +312,47 @@ def _program(name: str, main: Settings, module: Settings, demands: _Demands) -> 
         co_re_tracing=cast(Tracing, module.get(GLOBAL, "ebpf co-re tracing", str)),
         collect_pid=cast(CollectPid, module.get(GLOBAL, "collect pid", str)),
         lifetime_s=module.get(GLOBAL, "lifetime", int),
-        without=frozenset(
-            member
-            for (section, key), members in MODULES[name].members.items()
-            if not module.get(section, key, bool)
-            for member in members.split()
-        ),
+        without=frozenset(without),
+        connections=connections,
     )
+
+
+def _switched_on(name: str, main: Settings) -> bool:
+    """Whoever asks for connections asks for the program that tells them apart."""
+    asked = name == _SOCKET and main.get(SWITCHES, CONNECTIONS, str) == "yes"
+    return asked or main.get(SWITCHES, name, bool)
+
+
+def _connections(main: Settings, module: Settings, demands: _Demands) -> Connections | None:
+    def value(key: str, kind: type[_Type]) -> _Type:
+        """Of the section, else of the one of its old name, where that says anything."""
+        found = module.get(CONNECTIONS, key, kind)
+        return module.get(OLD_CONNECTIONS, key, kind) if found == _default(key) else found
+
+    if main.get(SWITCHES, CONNECTIONS, str) == "no" or not value("enabled", bool):
+        return None
+    return Connections(
+        table_size=module.get(GLOBAL, "socket monitoring table size", int),
+        maximum_dimensions=value("maximum dimensions", int),
+        resolve_hosts=value("resolve hostnames", bool),
+        resolve_services=value("resolve service names", bool),
+        ports=networks.ports(value("ports", str))[0],
+        addresses=networks.addresses(value("ips", str))[0],
+        hostnames=value("hostnames", str),
+        names={demands.netdata_port: _NETDATA, **_service_names(module)},
+    )
+
+
+def _default(key: str) -> object:
+    options = module_options(MODULES[_SOCKET]).of_section(CONNECTIONS)
+    return options[key].default
+
+
+def _service_names(module: Settings) -> dict[int, str]:
+    """Of [service name]: those whose key is a port."""
+    found = {key: text for (section, key), text in module.free.items() if section == SERVICE_NAMES and text}
+    ports = {key: int(key) for key in found if re.fullmatch(r"[0-9]{1,5}", key)}
+    return {port: found[key] for key, port in ports.items() if 0 < port <= networks.MOST_PORT}
 
 
 def _supervision(main: Settings) -> Supervision:

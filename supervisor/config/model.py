@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from supervisor.config.networks import Selection
+
 LoadMode = Literal["entry", "return"]
 TypeFormat = Literal["auto", "legacy", "co-re"]
 Tracing = Literal["trampoline", "tracepoint", "probe"]
@@ -14,6 +16,25 @@ CollectPid = Literal["real parent", "parent", "all"]
 MapReading = Literal["auto", "mmap", "lookup"]
 KprobeAttach = Literal["auto", "kprobe_events"]
 LogLevel = Literal["debug", "info", "warning", "error"]
+
+
+@dataclass(frozen=True)
+class Connections:
+    """How connections are told apart. names: what ports are called. table_size: kernel rows."""
+
+    table_size: int
+    maximum_dimensions: int
+    resolve_hosts: bool
+    resolve_services: bool
+    ports: Selection
+    addresses: Selection
+    hostnames: str  # simple patterns, "*" = all
+    names: Mapping[int, str]
+
+    @property
+    def by_address(self) -> bool:
+        """Whether inbound connections have to be told apart by who makes them."""
+        return not self.addresses.all or (self.resolve_hosts and self.hostnames.split() != ["*"])
 
 
 @dataclass(frozen=True)
@@ -33,6 +54,7 @@ class ProgramConfig:
     collect_pid: CollectPid
     lifetime_s: int
     without: frozenset[str] = frozenset()  # names of hooks or parts that its file switches off
+    connections: Connections | None = None  # of the program that tells them apart, None = it does not
 
 
 @dataclass(frozen=True)

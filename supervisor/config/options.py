@@ -9,7 +9,19 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final
 
-from supervisor.config.kinds import AbsolutePath, Choice, Flag, Kind, Seconds, Text, Value, Whole
+from supervisor.config.kinds import (
+    FALSE_WORDS,
+    TRUE_WORDS,
+    AbsolutePath,
+    Choice,
+    Flag,
+    Kind,
+    Seconds,
+    Text,
+    Value,
+    Whole,
+)
+from supervisor.config.networks import ADDRESSES, PORTS
 
 PROGRAMS: Final = (
     "process",
@@ -177,29 +189,53 @@ def _members(section: str, meaning: str, suffix: str, *members: str) -> tuple[Op
     )
 
 
-def _connections(section: str) -> tuple[Option, ...]:
-    return (
-        _unused(section, "enabled", Flag(), True, "whether connections are told apart"),
-        _unused(section, "maximum dimensions", Whole(0, 1000000), 500, "connections shown by name"),
-        _unused(
-            section, "resolve hostnames", Flag(), False, "names instead of addresses", "resolve hostname ips"
+def _connections(section: str, current: bool = True) -> tuple[Option, ...]:
+    options = (
+        Option(section, "enabled", Flag(), True, "tell connections apart"),
+        Option(
+            section,
+            "maximum dimensions",
+            Whole(0, 1000000),
+            500,
+            "lines of a chart; two are a connection, and the other connections are one together",
         ),
-        _unused(section, "resolve service names", Flag(), False, "names instead of ports"),
-        _unused(section, "ports", Text(), "*", "ports that are shown"),
-        _unused(section, "ips", Text(), "*", "addresses that are shown"),
-        _unused(section, "hostnames", Text(), "*", "host names that are shown"),
+        Option(
+            section,
+            "resolve hostnames",
+            Flag(),
+            False,
+            "names of hosts instead of addresses",
+            ("resolve hostname ips",),
+        ),
+        Option(section, "resolve service names", Flag(), False, "names of services instead of ports"),
+        Option(section, "ports", PORTS, "*", "ports of services that are shown"),
+        Option(section, "ips", ADDRESSES, "*", "remote addresses that are shown"),
+        Option(
+            section, "hostnames", Text(), "*", "names of remote hosts that are shown, where they are resolved"
+        ),
     )
+    return tuple(replace(option, current=current) for option in options)
 
 
-# The section was called [network viewer] when there was one file only.
-_CONNECTIONS: Final = (*_connections("network connections"), *_connections("network viewer"))
-_SERVICE_NAMES: Final = frozenset({"service name"})
+CONNECTIONS: Final = "network connections"
+# What the section was called when there was one file only.
+OLD_CONNECTIONS: Final = "network viewer"
+SERVICE_NAMES: Final = "service name"
+_CONNECTIONS: Final = (*_connections(CONNECTIONS), *_connections(OLD_CONNECTIONS, current=False))
+# The switch of connections: with the program socket, with it and that one too, or without.
+CONNECTIONS_SWITCH: Final = Choice(
+    ("auto", "yes", "no"),
+    synonyms=tuple((word, "yes") for word in sorted(TRUE_WORDS - {"yes", "auto"}))
+    + tuple((word, "no") for word in sorted(FALSE_WORDS - {"no"})),
+)
+_SERVICE_NAMES: Final = frozenset({SERVICE_NAMES})
+# Rows of 16 KB pages of 256, of which two are for all others.
+CONNECTION_TABLE_SIZE: Final = Whole(256, 1048576)
 
 _SOCKET_TABLES: Final = (
     _unused(GLOBAL, "bandwidth table size", TABLE_SIZE, 16384, "processes with a bandwidth"),
     _unused(GLOBAL, "ipv4 connection table size", TABLE_SIZE, 16384, "IPv4 connections"),
     _unused(GLOBAL, "ipv6 connection table size", TABLE_SIZE, 16384, "IPv6 connections"),
-    _unused(GLOBAL, "socket monitoring table size", TABLE_SIZE, 16384, "connections of either kind"),
     _unused(GLOBAL, "udp connection table size", TABLE_SIZE, 4096, "UDP requests under way"),
 )
 _DNS: Final = (
@@ -224,8 +260,18 @@ MODULES: Final = {
             ("network.conf", "socket.conf"),
             ("socket", "network viewer"),
             _PER_PROCESS,
+            (
+                Option(
+                    GLOBAL,
+                    "socket monitoring table size",
+                    CONNECTION_TABLE_SIZE,
+                    8192,
+                    "remote services and own ports told apart at a time",
+                ),
+                *_CONNECTIONS,
+            ),
             open_sections=_SERVICE_NAMES,
-            without_effect=(*_SOCKET_TABLES, *_CONNECTIONS),
+            without_effect=_SOCKET_TABLES,
         ),
         _module("cachestat", _PER_PROCESS),
         _module("dcstat", _PER_PROCESS),
@@ -271,15 +317,15 @@ MAIN: Final = FileOptions(
         _LIFETIME,
         _OBJECT_FLAVOR,
         *(_switch(module) for module in MODULES.values() if module.switches),
-        _unused(
+        Option(
             SWITCHES,
-            "network connections",
-            Flag(),
-            False,
+            CONNECTIONS,
+            CONNECTIONS_SWITCH,
+            "auto",
             "tell connections apart",
-            "network connection monitoring",
+            ("network connection monitoring",),
         ),
-        *_CONNECTIONS,
+        *(replace(option, current=False) for option in _CONNECTIONS),
         _unused(
             "ipc", "integration", Choice(("shm", "socket", "disabled")), "disabled", "how plugins share data"
         ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,6 +20,7 @@ class Settings:
     """A value for each (section, key) of a file's options: what the file says, else what holds without it."""
 
     values: Mapping[tuple[str, str], Value]
+    free: Mapping[tuple[str, str], str] = field(default_factory=dict)  # what open sections hold
 
     def get(self, section: str, key: str, kind: type[_Type]) -> _Type:
         """The value of a key. Raises KeyError or TypeError when the table has no such key of that type."""
@@ -29,7 +30,7 @@ class Settings:
         return value
 
     def with_value(self, section: str, key: str, value: Value) -> Settings:
-        return Settings({**self.values, (section, key): value})
+        return Settings({**self.values, (section, key): value}, self.free)
 
 
 def defaults(options: FileOptions) -> Settings:
@@ -40,7 +41,7 @@ def defaults(options: FileOptions) -> Settings:
 def inherited(options: FileOptions, main: Settings) -> Settings:
     """What holds for a module without a file: the main file's values, else the defaults."""
     own = defaults(options).values
-    return Settings({name: main.values.get(name, default) for name, default in own.items()})
+    return Settings({name: main.values.get(name, default) for name, default in own.items()}, main.free)
 
 
 def evaluate(document: Document, options: FileOptions, base: Settings) -> tuple[Settings, list[Problem]]:
@@ -57,7 +58,8 @@ def evaluate(document: Document, options: FileOptions, base: Settings) -> tuple[
         if parsed.remark:
             problems.append(_remark(document.path, entry, parsed.value, parsed.remark))
     problems.extend(_unknown_names(document, options))
-    return Settings(values), sorted(problems, key=_last_without_line)
+    free = {(e.section, e.key): e.value for e in document.entries if e.section in options.open_sections}
+    return Settings(values, {**base.free, **free}), sorted(problems, key=_last_without_line)
 
 
 def _chosen(document: Document, options: FileOptions) -> Iterator[tuple[Option, Entry]]:

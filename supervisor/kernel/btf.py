@@ -82,8 +82,8 @@ class ModuleFunction:
 def number_of(name: str, member: str, folder: Path = FOLDER) -> int | None:
     """Bytes from the beginning of the structure to its field, which may stand in a nameless part of it; or
     the value of an enumeration's member; or, for the member `arguments` of a function, how many it takes:
-    where fexit finds its result; the same of a raw tracepoint. None where the folder's vmlinux or
-    libbpf does not tell."""
+    where fexit finds its result; the same of a raw tracepoint. `field:shift` is how many bits of its byte
+    stand before a field of a few bits. None where the folder's vmlinux or libbpf does not tell."""
     types = _types(folder)
     if types is None:
         return None
@@ -94,9 +94,10 @@ def number_of(name: str, member: str, folder: Path = FOLDER) -> int | None:
         tracepoint = types.find(f"btf_trace_{name}", _KIND_TYPEDEF)
         return types.arguments_of_tracepoint(tracepoint) if tracepoint > 0 else None
     structure = types.find(name, _KIND_STRUCT)
-    bits = types.bits_to(structure, member.encode()) if structure > 0 else None
+    field, _, shift = member.partition(":")
+    bits = types.bits_to(structure, field.encode()) if structure > 0 else None
     if bits is not None:
-        return bits // 8
+        return bits % 8 if shift else bits // 8
     enumeration = types.find(name, _KIND_ENUM)
     return types.value_of(enumeration, member.encode()) if enumeration > 0 else None
 

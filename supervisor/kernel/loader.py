@@ -116,6 +116,11 @@ class Tables:
         """Sets a u64 of an array map."""
         self._update(name, ctypes.byref(ctypes.c_uint32(index)), ctypes.c_uint64(value))
 
+    def put(self, name: str, index: int, value: bytes) -> None:
+        """Sets an element of an array map."""
+        element = ctypes.create_string_buffer(value, len(value))
+        self._update(name, ctypes.byref(ctypes.c_uint32(index)), element)
+
     def _update(self, name: str, key: Any, value: Any) -> None:
         if _bcc().libbcc.lib.bpf_update_elem(self.maps[name].fd, key, ctypes.byref(value), 0) < 0:
             number = ctypes.get_errno()
@@ -286,7 +291,7 @@ def _fact(fact: str, btf_folder: Path) -> int | None:
 
 def _constant(fact: str) -> str:
     """Its name in C."""
-    return fact.rstrip("?").replace("()", "_args").replace(".", "_").upper()
+    return fact.rstrip("?").replace("()", "_args").replace(".", "_").replace(":", "_").upper()
 
 
 def _compile(request: Request, candidates: Mapping[str, list[Plan]], bits: system_calls.Bits) -> Any:

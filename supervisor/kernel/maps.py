@@ -38,7 +38,7 @@ TASK_LIVE: Final = 1
 TASK_THREAD: Final = 2
 PIDS_PER_PAGE: Final = 1024
 ROWS_PER_PAGE: Final = 256
-_PAGED: Final = frozenset({"rows", "task"})
+_PAGED: Final = frozenset({"rows", "task", "connections"})
 WORD_BYTES: Final = 8
 
 
@@ -93,6 +93,12 @@ class KernelMap(NamedTuple):
     def open(self, entries: int = 0) -> "Content":
         """The first entries, 0 = all, for a moment. Raises OSError where the kernel refuses it."""
         return Content(self, entries or self.info.entries)
+
+    def writable(self) -> linux.SharedMemory:
+        """The live map, to be changed; of a map that is mapped."""
+        return linux.SharedMemory(
+            self.fd, _whole_pages(self.info.entries * self.info.stride_bytes), writable=True
+        )
 
     def words(self) -> list[int]:
         """All of it as u64."""

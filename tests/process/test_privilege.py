@@ -164,7 +164,8 @@ def test_the_aggregator_holds_what_it_works_with_and_nothing_else(run: Run) -> N
     assert held["socket"] <= 5 + len(PROGRAMS)
     # Of the programs too that the configuration does not run: somebody may start them.
     of_programs = {f"{what}:{name}" for what in ("table", "ledger") for name in all_programs()}
-    assert memory_names(pid) == {*of_programs, "board", "identities", "cgroups"}
+    of_connections = {"table:connections", "ledger:connections", "connections", "idle"}
+    assert memory_names(pid) == {*of_programs, *of_connections, "board", "identities", "cgroups"}
 
 
 def test_the_template_holds_its_log_and_its_line_to_the_supervisor_and_nothing_else(run: Run) -> None:

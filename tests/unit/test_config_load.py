@@ -8,10 +8,29 @@ from pathlib import Path
 
 import pytest
 
-from supervisor.config.load import PACKAGED, check, load, search_path, wants_internal_charts
-from supervisor.config.model import Config, ProgramConfig, Supervision
+from supervisor.config.load import (
+    PACKAGED,
+    check,
+    listen_port,
+    load,
+    search_path,
+    wants_internal_charts,
+)
+from supervisor.config.model import Config, Connections, ProgramConfig, Supervision
+from supervisor.config.networks import Selection
 from supervisor.config.options import PROGRAMS
 from supervisor.errors import ConfigurationError
+
+CONNECTIONS = Connections(
+    table_size=8192,
+    maximum_dimensions=500,
+    resolve_hosts=False,
+    resolve_services=False,
+    ports=Selection(),
+    addresses=Selection(),
+    hostnames="*",
+    names={19999: "Netdata"},
+)
 
 
 def write(folder: Path, name: str, text: str) -> Path:
@@ -54,6 +73,7 @@ def test_without_files_the_packaged_defaults_hold(tmp_path: Path) -> None:
                 co_re_tracing="trampoline",
                 collect_pid="real parent",
                 lifetime_s=300,
+                connections=CONNECTIONS if name == "socket" else None,
             )
             for name in PROGRAMS
         },
@@ -360,3 +380,89 @@ def test_names_in_the_module_folder_cannot_break_a_line(tmp_path: Path) -> None:
     (tmp_path / "ebpf.d").mkdir()
     os.close(os.open(os.fsencode(tmp_path / "ebpf.d") + b"/a\nb\xff.conf", os.O_CREAT | os.O_WRONLY))
     assert [str(problem).isprintable() for problem in check([tmp_path])] == [True]
+
+
+def connections_of(folder: Path, **more: int) -> Connections:
+    config, problems = load([folder], **more)  # type: ignore[arg-type]
+    assert problems == []
+    found = config.programs["socket"].connections
+    assert found
+    return found
+
+
+def test_connections_are_told_apart_as_their_file_says(tmp_path: Path) -> None:
+    text = """
+        [global]
+            socket monitoring table size = 1024
+        [network connections]
+            maximum dimensions = 20
+            resolve hostname ips = yes
+            resolve service names = yes
+            ports = 1-1024 !145
+            ips = !127.0.0.1/8
+            hostnames = !example.com
+        [service name]
+            8125 = statsd
+            100000 = nothing
+            word = nothing
+    """
+    write(tmp_path, "ebpf.d/network.conf", text)
+    found = connections_of(tmp_path)
+    assert (found.table_size, found.maximum_dimensions, found.hostnames) == (1024, 20, "!example.com")
+    assert found.resolve_hosts
+    assert found.resolve_services
+    assert found.ports.has(1024)
+    assert not found.ports.has(145)
+    assert not found.addresses.all
+    assert found.names == {19999: "Netdata", 8125: "statsd"}
+
+
+def test_the_main_file_holds_for_connections_and_their_own_file_goes_before_it(tmp_path: Path) -> None:
+    main = "[network viewer]\nmaximum dimensions = 30\nports = 80\n[service name]\n80 = web\n443 = tls\n"
+    write(tmp_path, "ebpf.d.conf", main)
+    assert connections_of(tmp_path).maximum_dimensions == 30
+    write(tmp_path, "ebpf.d/network.conf", "[network connections]\nports = 81\n[service name]\n80 = shop\n")
+    found = connections_of(tmp_path)
+    assert (found.maximum_dimensions, found.ports.has(81), found.ports.has(80)) == (30, True, False)
+    assert found.names == {19999: "Netdata", 80: "shop", 443: "tls"}
+
+
+def test_the_agents_port_is_called_netdata_unless_the_file_says_otherwise(tmp_path: Path) -> None:
+    assert connections_of(tmp_path, netdata_port=20000).names == {20000: "Netdata"}
+    write(tmp_path, "ebpf.d/network.conf", "[service name]\n20000 = agent\n")
+    assert connections_of(tmp_path, netdata_port=20000).names == {20000: "agent"}
+
+
+@pytest.mark.parametrize(
+    ("value", "port"),
+    [("20001", 20001), (" 20001 ", 20001), ("", 19999), ("0", 19999), ("65536", 19999), ("x", 19999)],
+)
+def test_the_agent_tells_its_port_by_its_environment(value: str, port: int) -> None:
+    assert listen_port({"NETDATA_LISTEN_PORT": value}) == port
+    assert listen_port({}) == 19999
+
+
+SWITCHES = [
+    ("", True, True),
+    ("network connections = no", True, False),
+    ("socket = no", False, True),
+    ("socket = no\nnetwork connections = yes", True, True),
+    ("socket = no\nnetwork connection monitoring = yes", True, True),
+    ("network connections = Off", True, False),
+]
+
+
+@pytest.mark.parametrize(("text", "socket", "connections"), SWITCHES)
+def test_whoever_asks_for_connections_asks_for_socket(
+    tmp_path: Path, text: str, socket: bool, connections: bool
+) -> None:
+    write(tmp_path, "ebpf.d.conf", f"[ebpf programs]\n{text}\n")
+    program = config_of(tmp_path).programs["socket"]
+    assert program.enabled == socket
+    assert (program.connections is not None) == connections
+    assert ("connections" in program.without) != connections
+
+
+def test_connections_can_be_switched_off_in_their_file(tmp_path: Path) -> None:
+    write(tmp_path, "ebpf.d/network.conf", "[network connections]\nenabled = no\n")
+    assert config_of(tmp_path).programs["socket"].connections is None

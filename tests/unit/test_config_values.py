@@ -268,7 +268,7 @@ def test_only_programs_that_exist_use_keys() -> None:
         used = [option.key for option in module_options(module).options if option.used]
         assert bool(used) == (name in PROGRAMS)
     switches = {option.key for option in MAIN.options if option.section == "ebpf programs" and option.used}
-    assert switches == set(PROGRAMS)
+    assert switches == {*PROGRAMS, "network connections"}
 
 
 def test_a_setting_of_another_type_is_refused() -> None:

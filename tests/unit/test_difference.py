@@ -172,3 +172,17 @@ def test_one_error_refuses_all_and_warnings_do_not(tmp_path: Path) -> None:
     with pytest.raises(Refused) as refused:
         plan(lambda: (held, [warning, error]), held, groups, 9, shared(held))
     assert [problem.partition(":")[0] for problem in refused.value.problems] == ["warning", "error"]
+
+
+def test_connections_are_told_apart_as_before_until_the_supervisor_is_restarted(tmp_path: Path) -> None:
+    """Their table and the lines of their charts are made at the start."""
+    before = config(tmp_path)
+    after = config(tmp_path, network="[network connections]\nports = 80\n")
+    changes = compared(before, after)
+    assert [(c.program, c.key, c.effect) for c in changes] == [
+        ("socket", "[network connections]", Effect.RESTART)
+    ]
+    held = applied(before, after, changes)
+    assert held.programs["socket"].connections == before.programs["socket"].connections
+    off = compared(before, config(tmp_path, network="[network connections]\nenabled = no\n"))
+    assert [(c.before, c.after) for c in off] == [("yes", "no")]
