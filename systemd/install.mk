@@ -5,6 +5,7 @@
 #   PREFIX/bin/                            ebpf-supervisor, ebpfctl: links into it
 #   PREFIX/lib/{systemd/system,sysusers.d,tmpfiles.d}/
 #   PREFIX/share/doc/ebpf-supervisor/
+#   PREFIX/share/man/man8/, and completion where bash and zsh look for it
 #   PLUGINSDIR/ebpf-supervisor.plugin      a link, in Netdata's plugins.d
 #   SYSCONFDIR/ebpf-supervisor/            configuration: what is there stays
 #
@@ -17,11 +18,15 @@ UNITDIR     ?= $(PREFIX)/lib/systemd/system
 SYSUSERSDIR ?= $(PREFIX)/lib/sysusers.d
 TMPFILESDIR ?= $(PREFIX)/lib/tmpfiles.d
 DOCDIR      ?= $(PREFIX)/share/doc/ebpf-supervisor
+MANDIR      ?= $(PREFIX)/share/man/man8
+BASHDIR     ?= $(PREFIX)/share/bash-completion/completions
+ZSHDIR      ?= $(PREFIX)/share/zsh/site-functions
 CONFDIR     := $(SYSCONFDIR)/ebpf-supervisor
 # Where the agent on this machine looks for plugins; where its own packages have them when there is none.
 PLUGINSDIR  ?= $(firstword $(wildcard /usr/libexec/netdata/plugins.d /usr/lib/netdata/plugins.d \
                  /opt/netdata/usr/libexec/netdata/plugins.d) /usr/libexec/netdata/plugins.d)
 COMMANDS    := ebpf-supervisor ebpfctl ebpf-supervisor.plugin
+COMPLETED   := ebpf-supervisor ebpfctl
 CONFIG      := $(shell cd conf && find . -name '*.conf' -printf '%P\n')
 LIVE        := $(if $(DESTDIR),,$(wildcard /run/systemd/system))
 
@@ -39,6 +44,9 @@ install: $(INSTALL_NEEDS)
 	@$(call put_text,systemd/ebpf-supervisor.sysusers,$(SYSUSERSDIR)/ebpf-supervisor.conf)
 	@$(call put_text,systemd/ebpf-supervisor.tmpfiles,$(TMPFILESDIR)/ebpf-supervisor.conf)
 	@$(call put_text,docs/install.md,$(DOCDIR)/install.md)
+	@$(foreach name,$(COMMANDS),$(call put_text,docs/man/$(name).8,$(MANDIR)/$(name).8) &&) true
+	@$(foreach name,$(COMPLETED),$(call put_text,docs/completion/bash/$(name),$(BASHDIR)/$(name)) &&) true
+	@$(foreach name,$(COMPLETED),$(call put_text,docs/completion/zsh/_$(name),$(ZSHDIR)/_$(name)) &&) true
 	@$(if $(LIVE),systemd-sysusers '$(SYSUSERSDIR)/ebpf-supervisor.conf' && systemctl daemon-reload && \
 	    echo 'installed; start it: systemctl enable --now ebpf-supervisor')
 
@@ -52,7 +60,7 @@ uninstall:
 	    while read -r path; do rm -f "$(DESTDIR)$$path"; done < '$(DESTDIR)$(TREE)/installed'
 	@rm -rf '$(DESTDIR)$(TREE)'
 	@rmdir --ignore-fail-on-non-empty '$(DESTDIR)$(CONFDIR)/ebpf.d' '$(DESTDIR)$(CONFDIR)' \
-	    '$(DESTDIR)$(DOCDIR)' 2>/dev/null || true
+	    '$(DESTDIR)$(DOCDIR)' '$(DESTDIR)$(MANDIR)' '$(DESTDIR)$(BASHDIR)' '$(DESTDIR)$(ZSHDIR)' 2>/dev/null || true
 	@find '$(DESTDIR)$(CONFDIR)' -type f -printf 'changed by you, and left: %p\n' 2>/dev/null || true
 	@$(if $(LIVE),systemctl daemon-reload; \
 	    ! getent passwd ebpf-supervisor >/dev/null || userdel ebpf-supervisor)

@@ -36,8 +36,14 @@ NUMBERS: Final = (
 # are silent or miss hits, and who is counted. Looked at with all kernels (`make test-kernels`).
 MECHANISMS: Final[Mapping[str, tuple[str, ...]]] = {
     "5.10": ("test_map_reading.py",),
-    "6.1": ("test_system_calls.py", "test_cgroup_of_process.py", "test_collect_pid.py"),
+    "6.1": (
+        "test_system_calls.py",
+        "test_cgroup_of_process.py",
+        "test_collect_pid.py",
+        "test_kprobe_lines.py",
+    ),
     "6.12": ("test_probes.py",),
+    "7.2": ("test_connections.py", "test_connection_rows.py", "test_short_cgroups.py"),
 }
 # Two guests at a time: each has two virtual processors, of which one is mostly idle.
 AT_ONCE: Final = max(1, (os.cpu_count() or 2))

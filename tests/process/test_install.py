@@ -64,6 +64,9 @@ def test_everything_is_where_it_belongs_and_nothing_anywhere_else(installed: Pat
         "usr/local/lib/sysusers.d/ebpf-supervisor.conf",
         "usr/local/lib/tmpfiles.d/ebpf-supervisor.conf",
         "usr/local/share/doc/ebpf-supervisor/install.md",
+        *(f"usr/local/share/man/man8/{path.name}" for path in (ROOT / "docs/man").iterdir()),
+        *(f"usr/local/share/bash-completion/completions/{name}" for name in ("ebpf-supervisor", "ebpfctl")),
+        *(f"usr/local/share/zsh/site-functions/_{name}" for name in ("ebpf-supervisor", "ebpfctl")),
     }
     for path in installed.rglob("*"):
         assert path.is_symlink() or not path.stat().st_mode & 0o6022, path
