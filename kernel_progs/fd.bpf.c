@@ -1,5 +1,5 @@
 // Open and close calls, and those that failed, by process.
-#define ROW_COLUMNS 8
+#define ROW_COLUMNS 4
 #include "counters.h"
 
 enum column { OPEN, OPEN_ERROR, CLOSE, CLOSE_ERROR };

@@ -78,5 +78,5 @@ PROGRAM = Program(
         Column("close", "close"),
         Column("close_error", "close", return_mode_only=True),
     ),
-    row_words=8,
+    row_words=4,
 )

@@ -265,7 +265,7 @@ MODULES: Final = {
                     GLOBAL,
                     "socket monitoring table size",
                     CONNECTION_TABLE_SIZE,
-                    8192,
+                    4096,
                     "remote services and own ports told apart at a time",
                 ),
                 *_CONNECTIONS,

@@ -22,7 +22,7 @@ from supervisor.config.options import PROGRAMS
 from supervisor.errors import ConfigurationError
 
 CONNECTIONS = Connections(
-    table_size=8192,
+    table_size=4096,
     maximum_dimensions=500,
     resolve_hosts=False,
     resolve_services=False,
