@@ -1,5 +1,7 @@
 """Known numbers of real events, and exactly these numbers in the stream, at the process that made them."""
 
+import os
+
 import pytest
 
 from supervisor.kernel import identities
@@ -10,6 +12,10 @@ from tests.kernel.coverage import covered
 from tests.workload import Workload
 
 pytestmark = pytest.mark.kernel
+
+# In a guest nobody else ends meanwhile.
+ALONE = "EBPF_TEST_ATTACH" in os.environ
+OTHERS_ENDING = 0 if ALONE else 20
 
 OPENS = ("apps.file_open", "kat")
 CLOSES = ("apps.file_closed", "kat")
@@ -77,9 +83,12 @@ def tells_the_living_from_zombies(run: Run) -> None:
         work.do("zombies", 53)
         growth.settle({living: 102})
         assert zombies(work.pid) == 53
-        # Others come and go, and a kernel with lazy RCU (CONFIG_RCU_LAZY) takes seconds to free one.
-        wait_for("zombies as many as in /proc", lambda: run.value(*ended) == zombies() >= 53, 30)
-    covered(run, "process", "living", "zombie")
+        # The kernel frees one a moment after /proc has forgotten it; with lazy RCU (CONFIG_RCU_LAZY), seconds.
+        wait_for(
+            "zombies as many as in /proc", lambda: 0 <= run.value(*ended) - zombies() <= OTHERS_ENDING, 30
+        )
+    how = "exact" if ALONE else f"/proc, but for {OTHERS_ENDING} of others that are just being freed"
+    covered(run, "process", "living", "zombie", how=how)
 
 
 def test_process_is_counted_as_a_process_and_a_thread_as_a_thread(counting: Run) -> None:
