@@ -83,7 +83,7 @@ def tells_the_living_from_zombies(run: Run) -> None:
         work.do("zombies", 53)
         growth.settle({living: 102})
         assert zombies(work.pid) == 53
-        # The kernel frees one a moment after /proc has forgotten it; with lazy RCU (CONFIG_RCU_LAZY), seconds.
+        # The kernel frees one a moment after /proc forgets it; with lazy RCU (CONFIG_RCU_LAZY), seconds.
         wait_for(
             "zombies as many as in /proc", lambda: 0 <= run.value(*ended) - zombies() <= OTHERS_ENDING, 30
         )
