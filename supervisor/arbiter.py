@@ -590,7 +590,7 @@ class Arbiter:
     def _notify(self, now_s: float) -> None:
         """Tells systemd how it goes: ready once there is a frame, or nothing is left to wait for."""
         enabled = [unit for unit in self.units if unit.config.enabled]
-        under_way = (State.STARTING, State.BACKOFF, State.STOPPED)
+        under_way = (State.STARTING, State.BACKOFF, State.STOPPED, State.RUNNING)
         if self.frames() or not any(unit.state in under_way for unit in enabled):
             self._notifier.ready(self._summary(enabled))
         if now_s >= self._summary_due_s:
