@@ -38,6 +38,8 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     if made.returncode:
         pytest.skip(f"no loop device: {made.stderr.strip()}")
     device = Path(made.stdout.strip())
+    # udev looks what is on a new device, where there is one.
+    subprocess.run(["udevadm", "settle", "--timeout=30"], capture_output=True, check=False)
     yield device
     subprocess.run(["losetup", "--detach", device], check=True)
 
