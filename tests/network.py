@@ -53,11 +53,17 @@ class Peer(Workload):
         names, values = (line for line in lines if line[0] == f"{protocol}:")
         return int(values[names.index(name)])
 
-    def loss_probes(self) -> int:
-        """Of the process's network namespace (TCPLossProbes of /proc/net/netstat)."""
+    def counter_ext(self, name: str) -> int:
+        """Of the process's network namespace, by /proc/net/netstat, which has names like TCPLossProbes."""
         lines = [line.split() for line in Path(f"/proc/{self.pid}/net/netstat").read_text().splitlines()]
         names, values = (line for line in lines if line[0] == "TcpExt:")
-        return int(values[names.index("TCPLossProbes")])
+        return int(values[names.index(name)])
+
+    def retransmits(self, *, loss_probes: bool) -> int:
+        """Segments that the process's network namespace has sent again. RetransSegs has those too that could
+        not be sent; loss probes do not pass the functions that send again."""
+        probes = 0 if loss_probes else self.counter_ext("TCPLossProbes")
+        return self.counter("Tcp", "RetransSegs") - self.counter_ext("TCPRetransFail") - probes
 
     def counter_v6(self, name: str) -> int:
         """The same by /proc/net/snmp6, which has names like Udp6InDatagrams."""

@@ -306,12 +306,11 @@ def test_connections_that_were_there_before_the_start_have_their_direction() -> 
 
 
 def sent_again(run: Run, client: Peer) -> int:
-    """Of the namespace; functions are not passed by loss probes."""
+    """Of the namespace."""
     plans = [
         h["plan"] for h in run.program("socket")["hooks"] if h["hook"] == "tcp retransmit" and h["attached"]
     ]
-    unseen = 0 if plans == ["tracepoint"] else client.loss_probes()
-    return client.counter("Tcp", "RetransSegs") - unseen
+    return client.retransmits(loss_probes=plans == ["tracepoint"])
 
 
 def test_retransmits_and_the_rest_after_the_end_are_counted_at_the_service() -> None:

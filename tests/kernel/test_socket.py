@@ -339,12 +339,10 @@ def retransmit(
     lose: Callable[[], object],
     stop_losing: Callable[[], object],
 ) -> None:
-    """The namespace's RetransSegs says how many: each packet here is one segment. Functions are not passed by
-    loss probes, which it has too."""
+    """The namespace says how many: each packet here is one segment."""
 
     def sent_again() -> int:
-        unseen = 0 if sockets.plan["tcp retransmit"] == "tracepoint" else client.loss_probes()
-        return client.counter("Tcp", "RetransSegs") - unseen
+        return client.retransmits(loss_probes=sockets.plan["tcp retransmit"] == "tracepoint")
 
     before = sent_again()
     with Growth(sockets.run, *sockets.expect({}, {})) as growth:

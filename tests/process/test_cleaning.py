@@ -158,10 +158,10 @@ def footprint(run: Run) -> Footprint:
 
 
 def footprint_while_loading(run: Run) -> Footprint:
-    """Of a run whose loaders have got as far as a program in the kernel, and are not done."""
+    """Of a run whose loaders have got as far as maps and programs in the kernel, and are not done."""
     while True:
         seen = wait_for("loaders", lambda: footprint(run) if with_title(run, "loader") else None)
-        if seen and any(kind == "prog" for kind, _ in seen.objects):
+        if seen and {kind for kind, _ in seen.objects} >= {"map", "prog"}:
             return seen
 
 

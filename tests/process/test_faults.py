@@ -62,8 +62,8 @@ def unit(run: Run, name: str) -> dict[str, Any]:
 def units(run: Run) -> dict[str, int]:
     """All that have a process, with its id."""
     status = run.status()
-    programs = {p["name"]: int(p["pid"]) for p in status["programs"] if p["state"] == "RUNNING"}
-    return {**programs, AGGREGATOR: int(status[AGGREGATOR]["pid"])}
+    rows = [*status["programs"], {**status[AGGREGATOR], "name": AGGREGATOR}]
+    return {row["name"]: int(row["pid"]) for row in rows if row["state"] == "RUNNING"}
 
 
 def wait_replaced(run: Run, name: str, pid: int) -> None:
