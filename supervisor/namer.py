@@ -11,6 +11,7 @@ import dataclasses
 import logging
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -32,6 +33,8 @@ from supervisor.unit import LineReader
 
 _CAP_DAC_READ_SEARCH: Final = 2
 _PATIENCE_S: Final = 10.0
+# After a process that could not be made or ended badly.
+_PAUSE_S: Final = 60.0
 
 log = logging.getLogger("names")
 
@@ -48,11 +51,11 @@ class Namer:
         self._root = root
         self._child: Child | None = None
         self._reader: LineReader | None = None
-        self._given_up = False
+        self._paused_until_s = 0.0
 
     def look(self) -> None:
         """Starts a process when a name is asked for and none is under way."""
-        if self._child or self._given_up or not any(_asked(self._mapped.at)):
+        if self._child or time.monotonic() < self._paused_until_s or not any(_asked(self._mapped.at)):
             return
         try:
             child = spawn.spawn(
@@ -63,8 +66,7 @@ class Namer:
                 self._level,
             )
         except OSError as error:
-            log.warning("cannot be started: %s; containers keep their ids for names", error.strerror)
-            self._given_up = True
+            self._pause(f"cannot be started: {error.strerror}")
             return
         self._child = child
         self._reader = LineReader(self._loop, child.stderr_fd, lambda level, line: log.log(level, "%s", line))
@@ -83,8 +85,11 @@ class Namer:
             return
         self._forget(self._child)
         if how:
-            log.warning("ended with %s; containers keep their ids for names from here on", how)
-            self._given_up = True
+            self._pause(f"ended with {how}")
+
+    def _pause(self, why: str) -> None:
+        log.warning("%s; new containers keep their ids for names, tried again in %.0f s", why, _PAUSE_S)
+        self._paused_until_s = time.monotonic() + _PAUSE_S
 
     def _forget(self, child: Child) -> None:
         self._child = None

@@ -58,12 +58,17 @@ class Conservation:
         self._accounts = accounts
         self._groups = groups
         self._clock = clock
+        self._looked_at: list[tuple[int, list[Apart]]] = [(-1, []) for _ in accounts]
         self._frames = 0
         self._told_s = -_REPEAT_S
 
     def look(self) -> list[int]:
-        """How many counters of each program are apart."""
-        found = [apart(account, self._groups) for account in self._accounts]
+        """How many counters of each program are apart. Totals that have not changed are not summed again."""
+        for n, account in enumerate(self._accounts):
+            version = account.ledger.version
+            if self._looked_at[n][0] != version:
+                self._looked_at[n] = version, apart(account, self._groups)
+        found = [apart_now for _, apart_now in self._looked_at]
         told = [one for of_program in found for one in of_program]
         if told:
             self._tell(told)

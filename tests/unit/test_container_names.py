@@ -1,13 +1,15 @@
 """Names of containers, from files as their engines write them."""
 
+import errno
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from supervisor import namer
+from supervisor import namer, spawn
 from supervisor.aggregator.storage import (
     MOST_TRIES,
     NAMED,
@@ -17,7 +19,9 @@ from supervisor.aggregator.storage import (
     create_cgroups,
 )
 from supervisor.container_names import find, may_have_one
+from supervisor.loop import Loop
 from supervisor.pipeline import memory
+from supervisor.spawn import Account
 
 HEX = "3f4a" * 16
 OTHER = "ab12" * 16
@@ -129,4 +133,30 @@ def test_what_is_not_found_is_looked_for_a_few_times(tmp_path: Path) -> None:
     (folder / "config.v2.json").write_text('{"Name": "/late"}')
     assert namer.find_names(fd, tmp_path) == 0
     assert (table["asked"][3], table["asked"][5]) == (NAMED, 0)
+    os.close(fd)
+
+
+def test_a_namer_that_cannot_be_started_is_tried_again_after_a_pause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now_s, tried = 1000.0, 0
+
+    def refuse(*args: object) -> None:
+        nonlocal tried
+        tried += 1
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(spawn, "spawn", refuse)
+    monkeypatch.setattr(time, "monotonic", lambda: now_s)
+    fd = create_cgroups()
+    mapped = memory.Mapped(fd, cgroup_fields(), writable=True)
+    mapped.at["asked"][3] = 1
+    looking = namer.Namer(Loop(), Account("nobody", 65534, 65534), fd, "INFO", tmp_path)
+    for _ in range(3):
+        looking.look()
+    assert tried == 1
+    assert "tried again in 60 s" in caplog.text
+    now_s += 61
+    looking.look()
+    assert tried == 2
     os.close(fd)
