@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from supervisor.ctl import Unreachable
-from tests.harness import Run, before_end
+from tests.harness import Run, before_end, wait_for
 from workers.registry import find
 
 # The folder to write to; without it nothing is noted.
@@ -63,6 +63,12 @@ def nothing_to_be_had(run: Run, programs: Sequence[str]) -> None:
     for name in programs:
         assert told.get(name), f"{name} has not said why"
         note(run, {"program": name, "attached": {}, "reasons": {}, "unavailable": told[name]})
+
+
+def wait_unavailable(run: Run, program: str) -> None:
+    """Until the program, the only one of the run, has said why it is not to be had; notes the reason."""
+    wait_for("the reason", lambda: f"{program}: UNAVAILABLE: " in run.stderr(), 30)
+    nothing_to_be_had(run, [program])
 
 
 def note(run: Run, what: dict[str, object]) -> None:
