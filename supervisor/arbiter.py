@@ -652,6 +652,7 @@ class Arbiter:
 
     def offer(self) -> Offer:
         """What `ebpfctl top` reads."""
+        companions = (unit.companion for unit in self.units if unit.state is State.RUNNING)
         return Offer(
             [Offered(unit.name, unit.state is State.RUNNING, unit.storage) for unit in self.units],
             self._groups.names,
@@ -659,6 +660,7 @@ class Arbiter:
             self._slots,
             self._identities_fd,
             self._cgroups_fd,
+            next((companion.storage for companion in companions if companion), None),
             self.core.loaded.maps if self.core.loaded else {},
             self._every_s,
         )

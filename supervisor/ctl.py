@@ -12,7 +12,7 @@ import supervisor
 from supervisor import colours, logs, runtime_dir, usage
 from supervisor.config.options import PROGRAMS
 from supervisor.errors import ConfigurationError, SupervisorError
-from supervisor.top import FIELDS, WAYS
+from supervisor.top import CONNECTION_FIELDS, FIELDS, WAYS
 from supervisor.usage import Parser
 
 WELL: Final = frozenset({"RUNNING", "UNAVAILABLE"})
@@ -26,7 +26,10 @@ _ANSWER_S: Final = 120.0
 _READ_BYTES: Final = 1 << 16
 _MOST_DESCRIPTORS: Final = 253  # the kernel's SCM_MAX_FD
 
-_SORT: Final = f"{', '.join(FIELDS)}, or a program's name; %(default)s if not given"
+_SORT: Final = (
+    f"total, name, pid, a program's name, or of connections {', '.join(CONNECTION_FIELDS)}; "
+    "%(default)s if not given"
+)
 
 EXAMPLES: Final = """\
 examples:

@@ -48,7 +48,7 @@ NOT_SHOWN: Final = -1
 WAITING: Final = -2  # for its name: its counts stay in the kernel
 UNKNOWN: Final = -3
 
-_LIVE_SHIFT: Final = np.uint64(48)
+LIVE_SHIFT: Final = np.uint64(48)
 _IDLE_SHIFT: Final = np.uint64(56)
 _BYTE: Final = np.uint64(0xFF)
 _NOT_IDLE: Final = np.uint64((1 << 56) - 1)
@@ -230,7 +230,7 @@ class ConnectionAccount(Account):
 
     @property
     def used_rows(self) -> int:
-        live = self.ledger.baselines[:, COUNTERS + 2] >> _LIVE_SHIFT & _BYTE
+        live = self.ledger.baselines[:, COUNTERS + 2] >> LIVE_SHIFT & _BYTE
         return int(np.count_nonzero(live))
 
     @property

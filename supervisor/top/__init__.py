@@ -7,8 +7,11 @@ difference to what was there before (`rates`), and shows it (`table`, `screen`).
 
 from typing import Final, Literal
 
-By = Literal["apps", "cgroups", "services", "pids"]
-WAYS: Final[tuple[By, ...]] = ("apps", "cgroups", "services", "pids")
+By = Literal["apps", "cgroups", "services", "pids", "connections"]
+WAYS: Final[tuple[By, ...]] = ("apps", "cgroups", "services", "pids", "connections")
+
+# What is told of each connection; TOTAL has its calls and retransmits, not its bytes.
+CONNECTION_FIELDS: Final = ("sent", "sent_bytes", "received", "received_bytes", "retransmitted")
 
 # What rows can be sorted by, besides a program's rate.
-FIELDS: Final = ("total", "name", "pid")
+FIELDS: Final = ("total", "name", "pid", *CONNECTION_FIELDS)

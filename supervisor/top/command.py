@@ -14,7 +14,7 @@ import supervisor
 from supervisor.ctl import OK, Refused, ask
 from supervisor.top import By, screen, table
 from supervisor.top.rates import Pace, Picture
-from supervisor.top.reading import Memory, Reading
+from supervisor.top.reading import Memory, NoConnections, Reading
 
 # How long `--once` waits for every program's next sample, besides the interval.
 _LATE_S: Final = 3.0
@@ -44,7 +44,13 @@ class Top:
 
     def _read(self) -> Reading:
         with self._memory() as memory:
-            return memory.read(self._by)
+            try:
+                return memory.read(self._by)
+            except NoConnections as error:
+                raise Refused(
+                    "top: there are no connections to tell of: socket does not run, or [network viewer] "
+                    "enabled is no; see ebpfctl status socket"
+                ) from error
 
     @contextlib.contextmanager
     def _memory(self) -> Iterator[Memory]:
@@ -65,7 +71,10 @@ class Top:
 
 def _newer(first: Reading, now: Reading) -> bool:
     pairs = zip(first.sampled_ns, now.sampled_ns, now.running, strict=True)
-    return all(after > before for before, after, running in pairs if running)
+    columns = zip(first.counted, now.counted, strict=False)
+    return all(after > before for before, after, running in pairs if running) and all(
+        after.sampled_ns > before.sampled_ns for before, after in columns
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -3,8 +3,9 @@
     {"command": "top"} -> {"ok": true, "version": "…", "every_s": 1, "groups": ["web", …],
         "group_places": 300, "slots": 32768, "maps": [["task", entries, value_bytes, flags], …],
         "programs": [{"name": "fd", "running": true, "ledger": [rows, words, entities, totals],
-                      "shards": 1}, …]}
-    with the descriptors of each program's ledger, of the slots' groups, of the cgroups, and of the maps
+                      "shards": 1}, …], "connections": [rows, words, entities, totals]}
+    with the descriptors of each program's ledger, of the slots' groups, of the cgroups, of the connections'
+    ledger where there is one (null else), and of the maps
 
 It is as large as the configuration is, whatever the number of processes. Without numpy, as all of the
 supervisor.
@@ -33,7 +34,8 @@ class Offered:
 
 @dataclass(frozen=True)
 class Offer:
-    """What the supervisor owns. maps: those of the core program, none without it."""
+    """What the supervisor owns. connections: the memory of the network viewer, None without it. maps: those
+    of the core program, none without it."""
 
     programs: Sequence[Offered]
     groups: Sequence[str]
@@ -41,6 +43,7 @@ class Offer:
     slots: int
     slots_fd: int
     cgroups_fd: int
+    connections: Storage | None
     maps: Mapping[str, KernelMap]
     every_s: int
 
@@ -60,6 +63,7 @@ class Offer:
                 }
                 for program in self.programs
             ],
+            "connections": list(self.connections.ledger_shape) if self.connections else None,
             "maps": [list(self.maps[name].info) for name in _MAPS if name in self.maps],
         }
 
@@ -67,9 +71,11 @@ class Offer:
         """New ones, which are the caller's to close: memory for reading only, maps as they are.
         Raises OSError when the system has none to give."""
         memory = [program.storage.ledger_fd for program in self.programs]
+        memory += [self.slots_fd, self.cgroups_fd]
+        memory += [self.connections.ledger_fd] if self.connections else []
         found: list[int] = []
         try:
-            for fd in (*memory, self.slots_fd, self.cgroups_fd):
+            for fd in memory:
                 found.append(os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC))
             found += [os.dup(self.maps[name].fd) for name in _MAPS if name in self.maps]
         except OSError:

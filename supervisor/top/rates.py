@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from supervisor.kernel.arrays import U64Array
-from supervisor.top.reading import Label, Reading
+from supervisor.top.reading import Counted, Label, Reading
 
 _NS: Final = 1e9
 
@@ -17,7 +17,7 @@ Rates = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Row:
-    """One of those that events are counted for. rates: by program, of those that count by process."""
+    """One of those that events are counted for. rates: by column, a program's name mostly."""
 
     label: Label
     total: float
@@ -31,10 +31,12 @@ class Row:
 @dataclass(frozen=True)
 class Picture:
     """host: by program, of those that run. of_time: those that add up time; their rate is percent of one CPU.
-    busiest: those that count by process, most events since the start first. seconds: what rates are of."""
+    columns: what rows have rates of. busiest: the same, most since the start first. seconds: what rates are
+    of."""
 
     host: Mapping[str, float] = field(default_factory=dict)
     of_time: Sequence[str] = ()
+    columns: Sequence[str] = ()
     busiest: Sequence[str] = ()
     rows: Sequence[Row] = ()
     seconds: float = 0.0
@@ -46,51 +48,63 @@ class Pace:
     def __init__(self) -> None:
         self._before: Reading | None = None
         self._host: Rates = np.zeros(0)
-        self._places: Rates = np.zeros((0, 0))
+        self._places: dict[str, Rates] = {}
         self._seconds = 0.0
 
     def take(self, now: Reading) -> Picture:
-        """A program that was not sampled since the last reading keeps its rates."""
+        """What was not sampled since the last reading keeps its rates."""
         before = self._before
         if before is None or [p.name for p in before.programs] != [p.name for p in now.programs]:
             self._host = np.zeros(len(now.programs))
-            self._places = np.zeros(now.counts.shape)
-        else:
-            self._places = _fitting(self._places, now.counts.shape[1])
-            for number in range(len(now.programs)):
-                self._renew(number, before, now)
+            self._places = {}
+            before = None
+        former = {column.name: column for column in before.counted} if before else {}
+        if before:
+            self._renew_host(before, now)
+        self._places = {column.name: self._rates(former.get(column.name), column) for column in now.counted}
         self._before = now
         return self._picture(now)
 
-    def _renew(self, number: int, before: Reading, now: Reading) -> None:
-        seconds = (now.sampled_ns[number] - before.sampled_ns[number]) / _NS
-        if before.sampled_ns[number] and seconds > 0:
-            counts, one = _fitting(before.counts, now.counts.shape[1]), slice(number, number + 1)
-            self._host[one] = _difference(before.host[one], now.host[one]) / seconds
-            self._places[number] = _difference(counts[number], now.counts[number]) / seconds
-            self._seconds = seconds
+    def _renew_host(self, before: Reading, now: Reading) -> None:
+        counted = _difference(before.host, now.host)
+        for number, moments_ns in enumerate(zip(before.sampled_ns, now.sampled_ns, strict=True)):
+            if seconds := _seconds(*moments_ns):
+                self._host[number] = counted[number] / seconds
+                self._seconds = seconds
+
+    def _rates(self, before: Counted | None, now: Counted) -> Rates:
+        places = len(now.counts)
+        seconds = _seconds(before.sampled_ns, now.sampled_ns) if before else 0.0
+        if before is None or not seconds:
+            return _fitting(self._places.get(now.name, np.zeros(0)), places)
+        return _difference(_fitting(before.counts, places), now.counts) / seconds
 
     def _picture(self, now: Reading) -> Picture:
-        numbers = [n for n, program in enumerate(now.programs) if now.running[n]]
-        by_place = [n for n in numbers if now.programs[n].kind == "slot"]
-        names = [now.programs[n].name for n in by_place]
-        totals = self._places[by_place].sum(axis=0)
-        order = sorted(by_place, key=lambda n: -int(now.host[n]))
+        columns = [column.name for column in now.counted]
+        added = [self._places[column.name] for column in now.counted if column.adds_up]
+        totals = np.sum(added, axis=0) if added else np.zeros(0)
         return Picture(
-            {now.programs[n].name: self._of_host(n, now) for n in numbers},
-            [now.programs[n].name for n in numbers if now.programs[n].of_time],
-            [now.programs[n].name for n in order],
+            {p.name: self._of_host(n, now) for n, p in enumerate(now.programs) if now.running[n]},
+            [p.name for n, p in enumerate(now.programs) if now.running[n] and p.of_time],
+            columns,
+            [column.name for column in sorted(now.counted, key=lambda column: -column.whole)],
             [
-                Row(label, float(totals[place]), dict(zip(names, rates, strict=True)))
+                Row(label, float(totals[place]), {n: float(self._places[n][place]) for n in columns})
                 for place, label in now.labels.items()
-                for rates in [self._places[by_place, place].tolist()]
-            ],
+            ]
+            if added
+            else [],
             self._seconds,
         )
 
     def _of_host(self, number: int, now: Reading) -> float:
         rate = float(self._host[number])
         return rate * 100 / _NS if now.programs[number].of_time else rate
+
+
+def _seconds(before_ns: int, now_ns: int) -> float:
+    """Between two samples, 0 when there are not two."""
+    return (now_ns - before_ns) / _NS if before_ns and now_ns > before_ns else 0.0
 
 
 def _difference(before: U64Array, now: U64Array) -> Rates:
@@ -100,5 +114,4 @@ def _difference(before: U64Array, now: U64Array) -> Rates:
 
 def _fitting(array: npt.NDArray[Any], places: int) -> npt.NDArray[Any]:
     """With so many places; new ones have counted nothing before."""
-    more = max(0, places - array.shape[1])
-    return np.pad(array, ((0, 0), (0, more)))[:, :places]
+    return np.pad(array, (0, max(0, places - len(array))))[:places]

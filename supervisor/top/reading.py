@@ -15,19 +15,26 @@ import numpy.typing as npt
 
 from supervisor.aggregator import cgroups
 from supervisor.aggregator.cgroup_names import Kind
+from supervisor.aggregator.connections import LIVE_SHIFT, Service, service_of
 from supervisor.aggregator.ledger import settled
 from supervisor.aggregator.storage import FIRST_GROUP, HOST, MAX_CGROUPS, NOBODY, cgroup_fields, slot_fields
 from supervisor.kernel import arrays
 from supervisor.kernel.arrays import TASK, U64Array
 from supervisor.kernel.maps import ROWS_PER_PAGE, TASK_LIVE, KernelMap, MapInfo, used_pages
 from supervisor.pipeline.ledger import SAMPLED_NS, Shape
-from supervisor.top import By
+from supervisor.top import CONNECTION_FIELDS, By
 from workers import registry
+from workers.connections import COUNTERS, OTHER_INBOUND, OTHER_OUTBOUND
 from workers.declaration import Program
 
 NO_PROCESS: Final = "(no process)"
 # A commit takes far less time than this many readings.
 _TRIES: Final = 5
+_DIRECTION: Final = {False: "out", True: "in"}
+
+
+class NoConnections(Exception):
+    """The network viewer is off, or the program that counts for it does not run."""
 
 
 @dataclass(frozen=True)
@@ -41,15 +48,27 @@ class Label:
 @dataclass(frozen=True)
 class Reading:
     """programs: their declarations. running: which of them take samples. sampled_ns: when each was read from
-    the kernel last, 0 = never. host: u64 [programs], of the whole host. counts: u64 [programs, places].
+    the kernel last, 0 = never. host: u64 [programs], of the whole host. counted: what of each place.
     labels: by place; others are nobody's."""
 
     programs: Sequence[Program]
     running: Sequence[bool]
     sampled_ns: Sequence[int]
     host: U64Array
-    counts: U64Array
+    counted: Sequence["Counted"]
     labels: Mapping[int, Label]
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A column: the events of one program, or something of a connection. counts: u64 [places]. whole: of the
+    host, to tell which columns have most to tell. adds_up: its rate is part of a row's total."""
+
+    name: str
+    sampled_ns: int
+    counts: U64Array
+    whole: int
+    adds_up: bool = True
 
 
 class Memory:
@@ -66,7 +85,12 @@ class Memory:
             arrays.views(fd, Shape(*program["ledger"]).fields(), writable=False)
             for fd, program in zip(descriptors[:count], answer["programs"], strict=True)
         ]
-        slots_fd, cgroups_fd, *map_fds = descriptors[count:]
+        slots_fd, cgroups_fd, *more_fds = descriptors[count:]
+        shape: Sequence[int] | None = answer["connections"]
+        map_fds = more_fds[1:] if shape else more_fds
+        self._connections = (
+            arrays.views(more_fds[0], Shape(*shape).fields(), writable=False) if shape else None
+        )
         self._slots = arrays.views(slots_fd, slot_fields(answer["slots"]), writable=False)
         self._cgroups = arrays.views(cgroups_fd, cgroup_fields(), writable=False)
         self._maps = {
@@ -78,19 +102,55 @@ class Memory:
             os.close(fd)
 
     def read(self, by: By) -> Reading:
-        counts_of, labels = self._ways()[by]
+        """Raises NoConnections."""
+        running = [program["running"] for program in self._answer["programs"]]
+        counts_of, labels = self._ways().get(by, (_nothing, dict))
         read = [
             settled(ledger, functools.partial(self._counts, n, counts_of), _TRIES)
             for n, ledger in enumerate(self._ledgers)
         ]
+        named = labels()
+        if by == "connections":
+            counted, named = self._read_connections()
+        else:
+            counted = [
+                Counted(program.name, sampled_ns, counts, host)
+                for program, runs, (sampled_ns, host, counts) in zip(
+                    self._programs, running, read, strict=True
+                )
+                if runs and program.kind == "slot"
+            ]
         return Reading(
             self._programs,
-            [program["running"] for program in self._answer["programs"]],
+            running,
             [sampled_ns for sampled_ns, _, _ in read],
             np.array([host for _, host, _ in read], np.uint64),
-            np.array([counts for _, _, counts in read]),
-            labels(),
+            counted,
+            named,
         )
+
+    def _read_connections(self) -> tuple[list[Counted], Mapping[int, Label]]:
+        """Each service that has a row, and the rows of all others."""
+        if self._connections is None:
+            raise NoConnections
+        sampled_ns, rows = settled(self._connections, _rows_of_services, _TRIES)
+        counted = [
+            Counted(
+                name,
+                sampled_ns,
+                rows[:, column],
+                int(rows[:, column].sum(dtype=np.uint64)),
+                adds_up=not name.endswith("_bytes"),
+            )
+            for column, name in enumerate(CONNECTION_FIELDS)
+        ]
+        identity = rows[:, COUNTERS:]
+        live = np.flatnonzero(identity[:, 2] >> LIVE_SHIFT & np.uint64(0xFF)).tolist()
+        labels = {
+            row: Label("(others)", {"direction": _DIRECTION[inbound], "protocol": ""})
+            for row, inbound in ((OTHER_OUTBOUND, False), (OTHER_INBOUND, True))
+        }
+        return counted, labels | {row: _label(service_of(identity[row].tolist())) for row in live}
 
     def _ways(self) -> Mapping[By, tuple["_CountsOf", Callable[[], Mapping[int, Label]]]]:
         first, groups = self._first_cgroup, slice(NOBODY, FIRST_GROUP + len(self._groups))
@@ -170,6 +230,22 @@ class Memory:
     def _group_of(self, slot: int) -> str:
         group = int(self._slots["group"][slot])
         return self._groups[group] if 0 <= group < len(self._groups) else ""
+
+
+def _nothing(number: int, at: "_Ledger") -> U64Array:
+    return np.zeros(0, np.uint64)
+
+
+def _rows_of_services(at: "_Ledger") -> tuple[int, U64Array]:
+    """When, and u64 [rows, words] as workers/connections.py has them."""
+    return int(at["head"][SAMPLED_NS]), at["baseline"].copy()
+
+
+def _label(service: Service) -> Label:
+    """Named as it is written with numbers: 192.0.2.1:443, [2001:db8::1]:443, of a server :443 alone."""
+    host = "" if service.address is None else str(service.address)
+    facts = {"direction": _DIRECTION[service.inbound], "protocol": service.protocol}
+    return Label(f"{f'[{host}]' if ':' in host else host}:{service.port}", facts)
 
 
 _Ledger = Mapping[str, npt.NDArray[Any]]

@@ -43,11 +43,16 @@ _FIRST: Final[Mapping[By, tuple[_Column, ...]]] = {
         _Column(" NAME", 17, lambda row: f" {_name(row)}"),
         _Column("APP", 13, _fact("app")),
     ),
+    "connections": (
+        _Column("DIR", 4, _fact("direction")),
+        _Column("PROTO", 6, _fact("protocol")),
+        _Column("SERVICE", 24, _name),
+    ),
 }
 
 
 def ordered(rows: Sequence[Row], sort: str) -> list[Row]:
-    """By a field: `total`, `name`, `pid`, or a program's name; what is equal, by name."""
+    """By a field: `total`, `name`, `pid`, or a column of rates; what is equal, by name."""
     by_name = sorted(rows, key=lambda row: row.label.name)
     if sort == "name":
         return by_name
@@ -69,17 +74,20 @@ def lines(picture: Picture, by: By, sort: str, width: int, height: int | None = 
 
 
 def _columns(picture: Picture, by: By, sort: str, width: int) -> list[_Column]:
-    """Those that fit: the total, the program sorted by, the busiest; in the order of the host's line."""
+    """Those that fit: the total, the one sorted by, the busiest; in the picture's order."""
     first = [*_FIRST[by], _Column("TOTAL", _NUMBER_WIDTH, lambda row: number(row.total), right=True)]
-    room = max(0, (width - sum(column.width for column in first)) // _NUMBER_WIDTH)
-    wanted = sorted(picture.busiest, key=lambda name: name != sort)[:room]
-    return first + [_of_program(name) for name in picture.host if name in wanted]
+    room = width - sum(column.width for column in first)
+    shown = set()
+    for name in sorted(picture.busiest, key=lambda name: name != sort):
+        if _of_rate(name).width <= room:
+            room -= _of_rate(name).width
+            shown.add(name)
+    return first + [_of_rate(name) for name in picture.columns if name in shown]
 
 
-def _of_program(name: str) -> _Column:
-    return _Column(
-        name, _NUMBER_WIDTH + (len(name) >= _NUMBER_WIDTH), lambda row: number(row.rates[name]), right=True
-    )
+def _of_rate(name: str) -> _Column:
+    width = max(_NUMBER_WIDTH, len(name) + 1)
+    return _Column(name, width, lambda row: number(row.rates[name]), right=True)
 
 
 def _host(picture: Picture, width: int) -> Iterator[str]:

@@ -16,6 +16,7 @@ import pytest
 
 from supervisor.top import WAYS
 from tests.harness import CTL, SLOW, Run, supervisor, wait_for
+from tests.network import Peer
 from tests.workload import Workload
 
 pytestmark = pytest.mark.kernel
@@ -80,7 +81,45 @@ def test_processes_are_told_with_their_parent_and_their_group(run: Run) -> None:
         )
 
 
-@pytest.mark.parametrize("by", WAYS)
+def test_connections_are_told_with_their_calls_and_bytes() -> None:
+    with Peer(NAME) as server, Peer(NAME) as client, supervisor("--only", "socket") as own:
+        server.do("isolate")
+        client.do("join", server.pid)
+        server.do("listen", 4, 5017)
+        client.do("connect", 4, 5017, 7)
+        server.do("accept", 5017, 7)
+        client.do("send", 101, 125)
+        server.do("receive", 101, 125)
+
+        def told() -> bool:
+            names = {row["name"] for row in once(own, "--by", "connections")["rows"]}
+            return names >= {"127.0.0.1:5017", ":5017"}
+
+        wait_for("their rows", told)
+        command = [str(CTL), "--runtime-dir", str(own.directory), "--json", "top", "--by", "connections"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as top:
+            assert top.stdout
+            top.stdout.readline()
+            client.do("send", 101, 125)
+            server.do("receive", 101, 125)
+            pictures = [json.loads(top.stdout.readline()) for _ in range(4)]
+            top.kill()
+        for name, direction, moved in (("127.0.0.1:5017", "out", "sent"), (":5017", "in", "received")):
+            rows = [row for p in pictures for row in p["rows"] if row["name"] == name]
+            assert {(row["direction"], row["protocol"]) for row in rows} == {(direction, "TCP")}
+            # A tick may have fallen into it.
+            peak = max(row["rates"][f"{moved}_bytes"] for row in rows)
+            assert 101 * 125 / 2.2 <= peak <= 1.2 * 101 * 125
+            assert all(row["rate"] == row["rates"][moved] for row in rows)
+
+
+def test_without_connections_it_says_why_there_are_none(run: Run) -> None:
+    done = run.ctl("top", "--once", "--by", "connections")
+    assert done.returncode == 1
+    assert "socket does not run" in done.stderr
+
+
+@pytest.mark.parametrize("by", [by for by in WAYS if by != "connections"])
 def test_it_prints_a_table_where_there_is_no_terminal(run: Run, by: str) -> None:
     done = run.ctl("top", "--once", "--by", by)
     assert (done.returncode, done.stderr) == (0, "")
@@ -122,7 +161,7 @@ def test_a_picture_leaves_nothing_behind_in_the_supervisor(run: Run) -> None:
 
     once(run)
     before, memory_kb = held(), rss_kb()
-    for by in WAYS:
+    for by in WAYS[:-1]:
         once(run, "--by", by)
     wait_for("its descriptors to be closed", lambda: held() <= before)
     assert rss_kb() < memory_kb + 1024

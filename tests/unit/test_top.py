@@ -9,7 +9,7 @@ import pytest
 
 from supervisor.top import WAYS, By, table
 from supervisor.top.rates import Pace, Picture, Row
-from supervisor.top.reading import Label, Reading
+from supervisor.top.reading import Counted, Label, Reading
 from workers import registry
 from workers.declaration import Program
 
@@ -27,8 +27,11 @@ def reading(
     """seconds: when each program was sampled."""
     named = labels if labels is not None else {place: Label(f"p{place}") for place in range(len(counts[0]))}
     sampled_ns = [round(moment * SECOND_NS) for moment in seconds]
-    values = np.array(counts, np.uint64)
-    return Reading(programs, [True] * len(programs), sampled_ns, np.array(host, np.uint64), values, named)
+    counted = [
+        Counted(program.name, moment_ns, np.array(values, np.uint64), whole)
+        for program, moment_ns, values, whole in zip(programs, sampled_ns, counts, host, strict=True)
+    ]
+    return Reading(programs, [True] * len(programs), sampled_ns, np.array(host, np.uint64), counted, named)
 
 
 def rates(picture: Picture) -> dict[str, list[float]]:
@@ -102,13 +105,22 @@ def test_rows_are_in_the_order_asked_for_and_equal_ones_by_name(sort: str, names
 
 
 NAMES = registry.all_programs()
+FACTS: Mapping[str, int | str] = {
+    "pid": 4194304,
+    "ppid": 1,
+    "app": "a" * 40,
+    "processes": 32768,
+    "direction": "out",
+    "protocol": "TCP",
+}
 MANY = Picture(
     dict.fromkeys(NAMES, 1234567.0),
     ("softirq", "hardirq"),
     list(NAMES),
+    list(NAMES),
     [
         Row(
-            Label(name, {"pid": 4194304, "ppid": 1, "app": "a" * 40, "processes": 32768}),
+            Label(name, FACTS),
             123456789.0,
             dict.fromkeys(NAMES, 1234567.0),
         )
@@ -129,6 +141,26 @@ def test_no_line_is_wider_than_the_terminal_or_has_more_than_text(by: By, width:
 def test_the_program_that_is_sorted_by_has_a_column_however_narrow_it_is() -> None:
     assert "oomkill" in table.lines(MANY, "pids", "oomkill", 80)[-6]
     assert "oomkill" not in table.lines(MANY, "pids", "total", 80)[-6]
+
+
+def test_bytes_of_a_connection_are_no_part_of_its_total() -> None:
+    def at(second: int, calls: int, size: int) -> Reading:
+        moment_ns = second * SECOND_NS
+        counted = [
+            Counted("sent", moment_ns, np.array([0, calls], np.uint64), calls),
+            Counted("sent_bytes", moment_ns, np.array([0, size], np.uint64), size, adds_up=False),
+        ]
+        labels = {1: Label("192.0.2.1:443", {"direction": "out", "protocol": "TCP"})}
+        return Reading([], [], [], np.zeros(0, np.uint64), counted, labels)
+
+    pace = Pace()
+    pace.take(at(1, 5, 500))
+    picture = pace.take(at(3, 11, 3500))
+    (row,) = picture.rows
+    assert (row.total, dict(row.rates)) == (3, {"sent": 3, "sent_bytes": 1500})
+    *_, head, line = table.lines(picture, "connections", "total", 80)
+    assert head.split() == ["DIR", "PROTO", "SERVICE", "TOTAL", "sent", "sent_bytes"]
+    assert line.split() == ["out", "TCP", "192.0.2.1:443", "3.0", "3.0", "1500"]
 
 
 @pytest.mark.parametrize(
