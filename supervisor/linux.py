@@ -3,7 +3,6 @@
 import ctypes
 import mmap
 import os
-import platform
 import signal
 from pathlib import Path
 from typing import Final
@@ -46,8 +45,7 @@ PR_CAPBSET_READ: Final = 23
 PR_CAPBSET_DROP: Final = 24
 PR_SET_NO_NEW_PRIVS: Final = 38
 
-# Looked up once: platform's functions go a long way, which each copy of a process would pay for with pages.
-_MACHINE: Final = platform.machine()
+_MACHINE: Final = os.uname().machine
 _SYS_CLONE: Final = {"x86_64": 56, "aarch64": 220, "riscv64": 220, "ppc64le": 120, "s390x": 120}
 # On s390x the stack comes before the flags (clone(2)).
 _CLONE_FIRST: Final = (CLONE_PARENT | signal.SIGCHLD, 0)

@@ -11,7 +11,6 @@ RUNTIME_DIR/             root, 0755
 import errno
 import fcntl
 import os
-import shutil
 from pathlib import Path
 from typing import Final
 
@@ -133,6 +132,8 @@ class RuntimeDir:
                 path.unlink()
                 removed.append(f"socket {path}")
         if self.samples.parent.is_dir():
+            import shutil  # half a megabyte in all our processes, for what a killed run has left
+
             shutil.rmtree(self.samples.parent)  # others of the account may have put something there
         return removed
 

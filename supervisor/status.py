@@ -1,7 +1,6 @@
 """What `status` tells, as plain values."""
 
 import os
-import platform
 import time
 from dataclasses import asdict, dataclass
 from typing import Any, Final
@@ -71,7 +70,7 @@ def of_program(unit: ProgramUnit, counts: Counts) -> dict[str, Any]:
 def overall(version: str, started_s: float, frames: int, core_bytes: int) -> dict[str, Any]:
     return {
         "version": version,
-        "kernel": platform.release(),
+        "kernel": os.uname().release,
         "uptime_s": round(time.monotonic() - started_s, 1),
         "frames": frames,
         "kernel_bytes": core_bytes,

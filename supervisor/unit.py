@@ -9,7 +9,6 @@ UNAVAILABLE  BACKOFF ◀── EXITED        BACKOFF ─▶ … ─▶ FATAL (tr
 import collections
 import logging
 import os
-import random
 import signal
 import socket
 import time
@@ -166,7 +165,7 @@ class Unit:
 
     def failed(self, why: str) -> None:
         """Its process has ended unasked: what now."""
-        step = policy.after_exit(self.running_s or None, self._failures, self.settings, random.random())
+        step = policy.after_exit(self.running_s or None, self._failures, self.settings, _chance())
         self._failures = step.failures
         self._running_since_s = None
         if step.state is State.EXITED:
@@ -269,3 +268,8 @@ class Unit:
         self.ring.append(line)
         for follower in list(self.followers):
             follower(line)
+
+
+def _chance() -> float:
+    """Anything from 0 to 1."""
+    return os.urandom(1)[0] / 256

@@ -2,7 +2,6 @@
 
 import ctypes
 import os
-import platform
 from collections.abc import Mapping
 
 from supervisor.kernel.maps import TASK_LIVE, Maps, task_column, used_pages
@@ -30,7 +29,7 @@ def _fork_and_wait() -> None:
 
 def _fail_to_fork() -> None:
     """clone with CLONE_SIGHAND and without CLONE_VM is refused (clone(2), EINVAL)."""
-    ctypes.CDLL(None).syscall(_SYS_CLONE[platform.machine()], _CLONE_SIGHAND, 0, 0, 0, 0)
+    ctypes.CDLL(None).syscall(_SYS_CLONE[os.uname().machine], _CLONE_SIGHAND, 0, 0, 0, 0)
 
 
 _SYS_CLONE = {"x86_64": 56, "aarch64": 220, "riscv64": 220, "ppc64le": 120, "s390x": 120}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -50,6 +49,8 @@ def shown(text: str) -> str:
 
 def suggestion(name: str, known: Iterable[str], form: str = '"{}"') -> str:
     """`; did you mean "…"?` with the known name that resembles this one, or nothing."""
+    import difflib  # for whoever makes a mistake only
+
     close = difflib.get_close_matches(name[:SHOWN_CHARS].lower(), list(known), n=1, cutoff=0.7)
     return f"; did you mean {form.format(close[0])}?" if close else ""
 

@@ -2,7 +2,6 @@
 read by libbpf, which BCC depends on; and trampolines of functions in modules, which BCC does not make."""
 
 import ctypes
-import ctypes.util
 import functools
 import os
 from dataclasses import dataclass
@@ -118,7 +117,10 @@ def _types(folder: Path) -> "_Types | None":
 
 def _libbpf() -> Any:
     """Raises OSError without libbpf, AttributeError for one that is too old."""
-    lib = ctypes.CDLL(ctypes.util.find_library("bpf") or "libbpf.so.1")
+    try:
+        lib = ctypes.CDLL("libbpf.so.1")
+    except OSError:
+        lib = ctypes.CDLL("libbpf.so.0")  # before libbpf 1.0, as Debian 11 has it
     lib.btf__parse.restype = lib.btf__type_by_id.restype = ctypes.c_void_p
     lib.btf__parse.argtypes = [ctypes.c_char_p, ctypes.c_void_p]
     lib.libbpf_get_error.argtypes = [ctypes.c_void_p]

@@ -11,7 +11,6 @@ import errno
 import functools
 import itertools
 import os
-import platform
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -327,7 +326,7 @@ def _compile(request: Request, candidates: Mapping[str, list[Plan]], bits: syste
     flags = [f"-D{name}={value}" for name, value in request.defines.items()]
     known = {fact: _fact(fact, request.btf_folder) for fact in facts}
     flags += [f"-D{_constant(fact)}={value}" for fact, value in known.items() if value is not None]
-    flags += [f"-DARCH_{platform.machine().upper()}", f"-I{SOURCES / 'include'}"]
+    flags += [f"-DARCH_{os.uname().machine.upper()}", f"-I{SOURCES / 'include'}"]
     flags += [word for folder in _include_folders() for word in ("-isystem", str(folder))]
     try:
         return Module(text=text.encode(), cflags=flags)
@@ -353,7 +352,7 @@ def expand(source: Path, seen: set[Path] | None = None) -> str:
 
 def _include_folders() -> list[Path]:
     """Debian's linux-libc-dev keeps asm/ in the folder of the architecture."""
-    folders = [Path("/usr/include"), Path(f"/usr/include/{platform.machine()}-linux-gnu")]
+    folders = [Path("/usr/include"), Path(f"/usr/include/{os.uname().machine}-linux-gnu")]
     return [folder for folder in folders if folder.is_dir()]
 
 

@@ -11,7 +11,7 @@ body is written once in C; a *target* says how its arguments are had at that pla
     system call       argument(call, n), of what the caller gave; and `ret` (long) where it returns
 """
 
-import platform
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -259,7 +259,8 @@ def wrapper_plans(
 ) -> tuple[Plan, ...]:
     """Plans on the functions of system calls: name of each (`umount` for umount2) -> handler, arguments."""
     # Older kernels have sys_X, with the call's own arguments; newer ones too on a processor without wrappers.
-    prefixes = [_WRAPPER[platform.machine()]] if platform.machine() in _WRAPPER else []
+    machine = os.uname().machine
+    prefixes = [_WRAPPER[machine]] if machine in _WRAPPER else []
     if FAMILY[mechanism] == "kprobe" or not prefixes:
         prefixes.append("sys_")
     return tuple(

@@ -1,5 +1,7 @@
 """From a hook and a plan to the C text that is compiled."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from supervisor.kernel.loader import with_versions
@@ -185,13 +187,13 @@ def symbols(plans: tuple[Plan, ...]) -> list[list[str]]:
 def test_functions_of_system_calls_bear_the_prefix_of_the_processor(
     monkeypatch: pytest.MonkeyPatch, machine: str, prefix: str
 ) -> None:
-    monkeypatch.setattr("platform.machine", lambda: machine)
+    monkeypatch.setattr("os.uname", lambda: SimpleNamespace(machine=machine))
     calls = {"fsync": ("on_fsync", "0"), "fdatasync": ("on_fsync", "0")}
     assert symbols(wrapper_plans("fentry", calls)) == [[f"{prefix}fsync", f"{prefix}fdatasync"]]
 
 
 def test_kprobes_find_the_functions_of_older_kernels_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr("os.uname", lambda: SimpleNamespace(machine="x86_64"))
     plans = wrapper_plans("kretprobe", {"mount": ("on_mount", "PT_REGS_RC(args)")}, at_once=7)
     assert symbols(plans) == [["__x64_sys_mount"], ["sys_mount"]]
     assert {target.at_once for plan in plans for target in plan.targets} == {7}
