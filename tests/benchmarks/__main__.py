@@ -29,6 +29,8 @@ PARTS: Final[dict[str, Benchmark]] = {
 def main() -> int:
     parts = {benchmark.name: benchmark for benchmark in PARTS.values()}
     words = _parse(parts)
+    # What is compiled at each start takes time and leaves holes in memory; it is not so once installed.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     if os.geteuid() != 0:
         print("benchmarks load kernel programs: run them as root", file=sys.stderr)
         return 77

@@ -48,8 +48,10 @@ _MODEL: Final = (
 
 _MEANING: Final = f"""\
 read(2) of one byte of /dev/zero, and open(2) with close(2) of a file on tmpfs, in loops of machine code, with
-every program on and with nothing; one virtual CPU, {guests.MODE}. *Model*: Netdata's
-ebpf.plugin 2.10.4 in the same guest and mode, which attaches to entries and exits in every mode."""
+every program on and with nothing; one virtual CPU, {guests.MODE}. Bytes are what read() has returned, so that
+trampolines see it at its exit in entry mode too: both modes cost the same, and the goal of an entry alone is
+not to be had with true bytes. *Model*: Netdata's ebpf.plugin 2.10.4 in the same guest and mode, which
+attaches to entries and exits in every mode."""
 
 
 @dataclass(frozen=True)
