@@ -89,11 +89,11 @@ class Workload:
         return self._answers.readline().strip()
 
 
-def _set_name(name: bytes) -> None:
+def set_name(name: bytes) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_NAME, ctypes.c_char_p(name), 0, 0, 0)
 
 
-def _open(count: int) -> None:
+def open_files(count: int) -> None:
     for _ in range(count):
         os.close(os.open("/dev/null", os.O_RDONLY))
 
@@ -120,7 +120,7 @@ def _churn(processes: int, opens: int) -> None:
     for _ in range(processes):
         pid = os.fork()
         if pid == 0:
-            _open(opens)
+            open_files(opens)
             os._exit(0)
         os.waitpid(pid, 0)
 
@@ -149,10 +149,10 @@ def _rest_openers(count: int, opens: int) -> None:
     ready = threading.Barrier(count + 1)
 
     def work() -> None:
-        _set_name(os.fsencode(f"{sys.argv[1]}t"))
+        set_name(os.fsencode(f"{sys.argv[1]}t"))
         ready.wait()
         _rest.wait()
-        _open(opens)
+        open_files(opens)
 
     for _ in range(count):
         thread = threading.Thread(target=work)
@@ -166,8 +166,8 @@ def _kids(count: int, opens: int) -> None:
     for _ in range(count):
         pid = os.fork()
         if pid == 0:
-            _set_name(os.fsencode(f"{sys.argv[1]}k"))
-            _open(opens)
+            set_name(os.fsencode(f"{sys.argv[1]}k"))
+            open_files(opens)
             os._exit(0)
         os.waitpid(pid, 0)
 
@@ -492,7 +492,7 @@ def _overeat(processes: int) -> None:
 
 
 _ORDERS: Final[dict[str, Callable[..., None]]] = {
-    "open": _open,
+    "open": open_files,
     "fail": _fail,
     "fail_close": _fail_close,
     "churn": _churn,
@@ -535,13 +535,13 @@ def _lines(channel: socket.socket) -> Iterator[str]:
 def main(orders: Mapping[str, Callable[..., int | None]] = _ORDERS) -> None:
     """The process's side: orders from the socket that is its stdin, one a line; "done" and a number after
     each."""
-    _set_name(os.fsencode(sys.argv[1]))
+    set_name(os.fsencode(sys.argv[1]))
     channel = socket.socket(fileno=sys.stdin.fileno())
     channel.sendall(b"ready\n")
     for line in _lines(channel):
         what, *words = line.split()
         if what == "name":
-            _set_name(os.fsencode(line.rstrip("\n").partition(" ")[2].replace("\x01", "\n")))
+            set_name(os.fsencode(line.rstrip("\n").partition(" ")[2].replace("\x01", "\n")))
             number = None
         else:
             number = orders[what](*map(int, words))

@@ -47,13 +47,17 @@ _ACCESS = (
         "on_get_pages", "args[0], args[1], args[2]", "filemap:mm_filemap_get_pages", field="inode.i_size"
     ),
 )
+# Without accesses nothing tells a page that was added to be read, and is written to later, from one that was
+# added to be written: tracepoints serve where there is that of accesses (6.11), and not for half of it.
+_OF_ACCESSES = "mm_filemap_get_pages()"
+
 # An addition that fails, because another task was faster, counts with a kprobe at the entry only.
 _ADD = (
     function_plan("fexit", "filemap_add_folio", "on_add", "args[1], (int)args[4]"),
     function_plan("fexit", "add_to_page_cache_lru", "on_add", "args[0], (int)args[4]"),
     function_plan("kprobe", "filemap_add_folio", "on_add", "PT_REGS_PARM2(args), 0"),
     function_plan("kprobe", "add_to_page_cache_lru", "on_add", "PT_REGS_PARM1(args), 0"),
-    raw_tracepoint_plan("on_add", "args[0], 0", "filemap:mm_filemap_add_to_page_cache"),
+    raw_tracepoint_plan("on_add", "args[0], 0", "filemap:mm_filemap_add_to_page_cache", field=_OF_ACCESSES),
 )
 _DIRTY = (
     function_plan("fentry", "__folio_mark_dirty", "on_dirty", "args[0]"),  # 5.16
@@ -62,8 +66,7 @@ _DIRTY = (
     function_plan("kprobe", "__folio_mark_dirty", "on_dirty", "PT_REGS_PARM1(args)"),
     function_plan("kprobe", "account_page_dirtied", "on_dirty", "PT_REGS_PARM1(args)"),
     function_plan("kprobe", "__set_page_dirty", "on_dirty", "PT_REGS_PARM1(args)"),
-    raw_tracepoint_plan("on_dirty", "args[0]", "writeback:writeback_dirty_folio"),
-    raw_tracepoint_plan("on_dirty", "args[0]", "writeback:writeback_dirty_page"),  # before 5.16
+    raw_tracepoint_plan("on_dirty", "args[0]", "writeback:writeback_dirty_folio", field=_OF_ACCESSES),
 )
 _BUFFER_DIRTY = (
     function_plan("fentry", "mark_buffer_dirty", "on_buffer_dirty"),
