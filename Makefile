@@ -16,7 +16,7 @@ COVERAGE := .coverage-notes
 MINUTES  ?= 60
 KERNELS  ?= 5.10,6.1,6.12,7.2
 
-.PHONY: run test test-kernels test-faults test-systemd soak lint bench clean
+.PHONY: run test test-guests churn test-kernels test-faults test-systemd soak lint bench clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/.run-ready
@@ -24,6 +24,11 @@ run: $(VENV)/.run-ready
 
 test: lint
 	@$(BIN)/python -m pytest $(ARGS)
+
+# The known answers in guest kernels, by trampolines and kprobes.
+test-guests: $(VENV)/.test-ready
+	@EBPF_TEST_KERNELS=$(KERNELS) EBPF_TEST_GUEST_PLANS=fentry,kprobe \
+	    $(BIN)/python -m pytest tests/guest/test_known_answers.py $(ARGS)
 
 # The known answers on the host and in every guest kernel, by every plan, in both modes; then docs/coverage.md.
 test-kernels: $(VENV)/.test-ready
@@ -48,6 +53,10 @@ lint: $(VENV)/.test-ready
 test-faults: $(VENV)/.test-ready
 	@EBPF_TEST_FAULTS=all $(BIN)/python -m pytest tests/process/test_faults.py \
 	    tests/process/test_fault_injection.py $(ARGS)
+
+# A minute of processes that do whatever there is to be overlooked.
+churn: $(VENV)/.test-ready
+	@EBPF_TEST_CHURN_S=60 $(BIN)/python -m pytest tests/kernel/test_churn.py $(ARGS)
 
 # Storms of forks and connections, a child killed every 5 s: exact totals, and nothing grows.
 soak: $(VENV)/.test-ready

@@ -21,6 +21,7 @@ COVERAGE: Final = os.environ.get("EBPF_TEST_COVERAGE", "")
 # Under emulation BCC takes seconds where the host takes tenths.
 SLOW: Final = "12"
 TIMEOUT_S: Final = 3000.0
+CHURN_S: Final = "60"
 # What each kernel shows: the numbers of every program.
 NUMBERS: Final = (
     "test_known_answers.py",
@@ -35,7 +36,7 @@ NUMBERS: Final = (
 # What one kernel shows for all: maps that are read by look-ups where they could not be mapped, probes that
 # are silent or miss hits, and who is counted. Looked at with all kernels (`make test-kernels`).
 MECHANISMS: Final[Mapping[str, tuple[str, ...]]] = {
-    "5.10": ("test_map_reading.py",),
+    "5.10": ("test_map_reading.py", "test_churn.py"),
     "6.1": (
         "test_system_calls.py",
         "test_cgroup_of_process.py",
@@ -43,7 +44,7 @@ MECHANISMS: Final[Mapping[str, tuple[str, ...]]] = {
         "test_kprobe_lines.py",
     ),
     "6.12": ("test_probes.py",),
-    "7.2": ("test_connections.py", "test_connection_rows.py", "test_short_cgroups.py"),
+    "7.2": ("test_connections.py", "test_connection_rows.py", "test_short_cgroups.py", "test_churn.py"),
 }
 # Two guests at a time: each has two virtual processors, of which one is mostly idle.
 AT_ONCE: Final = max(1, (os.cpu_count() or 2))
@@ -76,6 +77,7 @@ def answer(kernel: str, folder: Path) -> Outcome:
         env={
             "EBPF_TEST_ATTACH": PLANS,
             "EBPF_TEST_SLOW": SLOW,
+            "EBPF_TEST_CHURN_S": CHURN_S,
             **({"EBPF_TEST_COVERAGE": str(folder)} if COVERAGE else {}),
         },
     )
