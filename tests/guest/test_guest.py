@@ -9,7 +9,7 @@ from tests.guest import kernels, machine
 
 KERNEL = "6.1"
 LINE_BYTES = 300_000
-DEADLINE_S = 30.0
+DEADLINE_S = 20.0
 
 # Everything that later tests rely on, asked in one boot: emulated boots are dear.
 QUESTIONS = f"""

@@ -42,7 +42,7 @@ class Growth:
         try:
             wait_for("the counts to come in", there, timeout_s)
         except AssertionError as error:
-            grown = {pair: self.by(*pair) for pair in expected}
+            grown = {pair: self.by(*pair) for pair in self._dimensions}
             raise AssertionError(f"{error}; expected {expected}, grown {grown}") from error
         self._run.wait_frames(2)
         return {pair: self.by(*pair) for pair in expected}

@@ -22,13 +22,14 @@ from tests.workload import Workload
 
 pytestmark = pytest.mark.kernel
 
+KAT = f"kat{os.getpid()}"
 NAMES = ["fd", "softirq", "disk"]
 
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Run]:
     files = {"ebpf.d.conf": "[supervisor]\n    stopwaitsecs = 2\n"}
-    with supervisor("--only", ",".join(NAMES), groups="kat: kat\n", files=files) as run:
+    with supervisor("--only", ",".join(NAMES), groups=f"kat: {KAT}\n", files=files) as run:
         all_running(run)
         yield run
 
@@ -258,7 +259,7 @@ def kernel_objects(run: Run) -> int:
 
 
 def test_a_stop_and_a_start_lose_what_came_between_and_nothing_else(run: Run) -> None:
-    with Workload("kat") as work:
+    with Workload(KAT) as work:
         run.wait_frames(2)
         before = run.value("apps.file_open", "kat")
         work.do("open", 1009)
@@ -274,7 +275,7 @@ def test_a_stop_and_a_start_lose_what_came_between_and_nothing_else(run: Run) ->
 
 
 def test_the_last_counts_before_a_stop_are_in_the_stream(run: Run) -> None:
-    with Workload("kat") as work:
+    with Workload(KAT) as work:
         run.wait_frames(2)
         before = run.value("apps.file_open", "kat")
         work.do("open", 1013)
