@@ -54,13 +54,15 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 _ONE_BY_ONE = {"test_cleaning": "mounts", "test_fault_injection": "mounts"}
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """A module's tests share what its fixtures have made: xdist leaves them together."""
+    module = item.path.stem
+    item.add_marker(pytest.mark.xdist_group(_ONE_BY_ONE.get(module, module)))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # Guests work while the host's tests run (tests/guest/outcomes.py), and are asked last.
     items.sort(key=lambda item: "guest" in item.keywords)
-    for item in items:
-        module = item.path.stem
-        item.add_marker(pytest.mark.xdist_group(_ONE_BY_ONE.get(module, module)))
     reason = _cannot_load()
     for item in items:
         if reason and item.get_closest_marker("kernel"):

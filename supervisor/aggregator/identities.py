@@ -74,7 +74,7 @@ class Identities:
             self._take_in(slot, task[slot])
         renames = task["renames"].copy()
         for slot in np.flatnonzero((renames != self._renames[used]) & self.owned[used]).tolist():
-            self._tree.renamed(slot, _comm(task[slot]))
+            self._tree.renamed(slot, arrays.comm(task[slot]))
         self._renames[used] = renames
         for slot, group in self._tree.regrouped():
             self.group_of_slot[slot] = group
@@ -86,7 +86,11 @@ class Identities:
     def _take_in(self, slot: int, row: Any) -> None:
         known = self._known_start_ns[slot] == row["start_ns"]
         self._tree.born(
-            slot, int(row["tgid"]), int(row["ppid"]), _comm(row), self._inherited(slot) if known else None
+            slot,
+            int(row["tgid"]),
+            int(row["ppid"]),
+            arrays.comm(row),
+            self._inherited(slot) if known else None,
         )
         self._known_start_ns[slot] = 0  # until its group is written
         self._start_ns[slot] = row["start_ns"]
@@ -106,5 +110,3 @@ class Identities:
             self.ends += 1
 
 
-def _comm(row: Any) -> str:
-    return bytes(row["comm"]).split(b"\0", 1)[0].decode("utf-8", "surrogateescape")

@@ -51,3 +51,8 @@ def views(fd: int, fields: Mapping[str, memory.Field], *, writable: bool) -> dic
         name: np.ndarray(shape, _KINDS[code], mapped, offset)
         for (name, (code, shape)), offset in zip(fields.items(), memory.offsets(fields), strict=True)
     }
+
+
+def comm(task: Any) -> str:
+    """The name of a task, a record of TASK: behind its end the kernel has what was left of longer ones."""
+    return bytes(task["comm"]).split(b"\0", 1)[0].decode("utf-8", "surrogateescape")

@@ -217,7 +217,7 @@ class Memory:
         tasks = self._tasks()
         return {
             slot: Label(
-                bytes(tasks["comm"][slot]).decode("utf-8", "surrogateescape"),
+                arrays.comm(tasks[slot]),
                 {
                     "pid": int(tasks["tgid"][slot]),
                     "ppid": int(tasks["ppid"][slot]),

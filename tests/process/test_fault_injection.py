@@ -46,6 +46,7 @@ RECOVERY_S: Final = 5.0
 def running() -> Iterator[Run]:
     """Three programs; what is done to it is undone by the supervisor or by the test."""
     with supervisor("--only", "fd,process,softirq", groups=GROUPS, files=FILES) as run:
+        wait_for("all to run", lambda: well(run))
         yield run
         messages(run.stderr())
 

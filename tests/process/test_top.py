@@ -68,8 +68,10 @@ def test_rates_over_time_come_to_what_was_done(run: Run, by: str) -> None:
         assert max(picture["host"]["fd"] for picture in pictures) >= peak
 
 
-def test_processes_are_told_with_their_parent_and_their_group(run: Run) -> None:
-    with Workload(NAME) as work:
+def test_processes_are_told_with_their_name_their_parent_and_their_group(run: Run) -> None:
+    """The kernel leaves the end of a longer name behind that of a shorter one."""
+    with Workload(f"{NAME}-longer") as work:
+        work.rename(NAME)
         wait_for(
             "its row",
             lambda: (
