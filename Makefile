@@ -27,7 +27,7 @@ run: $(VENV)/.run-ready
 # for ticks most of the time, and do so side by side. pytest ends with 5 where ARGS select nothing.
 test: lint
 	@$(BIN)/python -m pytest tests/kernel tests/guest/test_known_answers.py $(ARGS) || test $$? -eq 5
-	@$(BIN)/python -m pytest -n $(SIDE_BY_SIDE) --dist loadgroup tests/unit tests/process tests/agent \
+	@$(BIN)/python -m pytest -n $(SIDE_BY_SIDE) --dist loadfile tests/unit tests/process tests/agent \
 	    tests/guest/test_guest.py tests/guest/test_systemd.py $(ARGS) || test $$? -eq 5
 
 # The known answers in guest kernels, by trampolines and kprobes.

@@ -50,16 +50,6 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         print(f"\n{report.nodeid} {report.when}: {report.longreprtext}", flush=True)
 
 
-# Modules that may not run at the same time: these mount, and look at what is mounted.
-_ONE_BY_ONE = {"test_cleaning": "mounts", "test_fault_injection": "mounts"}
-
-
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """A module's tests share what its fixtures have made: xdist leaves them together."""
-    module = item.path.stem
-    item.add_marker(pytest.mark.xdist_group(_ONE_BY_ONE.get(module, module)))
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # Guests work while the host's tests run (tests/guest/outcomes.py), and are asked last.
     items.sort(key=lambda item: "guest" in item.keywords)
