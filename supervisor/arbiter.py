@@ -27,9 +27,10 @@ from supervisor.config import difference
 from supervisor.config.difference import Effect
 from supervisor.config.model import Config, ProgramConfig
 from supervisor.errors import AlreadyRunning
-from supervisor.kernel import cgroup_hierarchy, identities, loader, reading
+from supervisor.kernel import cgroup_hierarchy, cpus, identities, loader, reading
 from supervisor.kernel.maps import KernelMap, MapInfo
 from supervisor.kernel.plans import Preference
+from supervisor.kernel.request import Request
 from supervisor.loop import Loop
 from supervisor.namer import Namer
 from supervisor.notify import Notifier
@@ -164,7 +165,7 @@ class Arbiter:
         self._defines = identities.defines(
             self._slots,
             str(loader.PINS),
-            loader.possible_cpus(),
+            cpus.possible(),
             found.map_flags,
             thread_slots=self._made.threads,
         )
@@ -289,7 +290,7 @@ class Arbiter:
 
     # ---- what units need
 
-    def _core_request(self) -> loader.Request:
+    def _core_request(self) -> Request:
         return identities.request(
             self._slots,
             self.hierarchy,
@@ -299,9 +300,7 @@ class Arbiter:
         )
 
     def _storage(self, program: Program, config: ProgramConfig) -> storage.Storage:
-        return storage.create(
-            program, self._slots, self._group_places, shards(config), loader.possible_cpus()
-        )
+        return storage.create(program, self._slots, self._group_places, shards(config), cpus.possible())
 
     def _companion(self, program: Program, config: ProgramConfig) -> Companion | None:
         """Memory for the connections of a program that tells them apart."""

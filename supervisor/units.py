@@ -16,12 +16,13 @@ from supervisor.aggregator import main as aggregator
 from supervisor.aggregator import resolver
 from supervisor.aggregator.storage import ConnectionMemory, Storage
 from supervisor.config.model import ProgramConfig, Supervision
-from supervisor.errors import SupervisorError, Unavailable
-from supervisor.kernel import handover, identities, loader, maps
+from supervisor.errors import SupervisorError
+from supervisor.kernel import cpus, handover, identities, loader, maps
 from supervisor.kernel.handover import Loaded
-from supervisor.kernel.loader import NOT_OFFERED, NOT_THERE
 from supervisor.kernel.maps import KernelMap
 from supervisor.kernel.plans import FAMILIES, Family, HookReport, Preference
+from supervisor.kernel.reasons import lacking
+from supervisor.kernel.request import Request, Tables
 from supervisor.loop import Loop, Timer
 from supervisor.spawn import Account, Child
 from supervisor.states import HAS_PROCESS, State
@@ -170,16 +171,6 @@ class House:
     template: TemplateUnit
 
 
-def run_loader(channel: socket.socket, request: loader.Request) -> int:
-    """Main function of a loader process."""
-    try:
-        loaded = loader.load(request)
-    except Unavailable as error:
-        loaded = Loaded(error=str(error))
-    handover.send(channel, loaded)
-    return 0
-
-
 class LoadingUnit(Unit):
     """A unit whose kernel objects come from a loader and are owned by the supervisor."""
 
@@ -192,7 +183,7 @@ class LoadingUnit(Unit):
         self._channel: socket.socket | None = None
         self._mark = ""  # of the lines of kprobe_events that the last loader may have written
 
-    def request(self) -> loader.Request:
+    def request(self) -> Request:
         raise NotImplementedError
 
     def accepted(self) -> None:
@@ -222,7 +213,7 @@ class LoadingUnit(Unit):
         keep = {theirs.fileno(), *(held.fd for held in request.shared.values())}
         child = spawn.spawn(
             f"loader {self.name}",
-            lambda: run_loader(theirs, request),
+            lambda: loader.run(theirs, request),
             keep,
             None,
             self.settings.loglevel,
@@ -293,7 +284,7 @@ class LoadingUnit(Unit):
 
 def shards(config: ProgramConfig) -> int:
     """Over how many rows `maps per core` spreads a process's counters: a power of two, one for each CPU."""
-    return 1 << (loader.possible_cpus() - 1).bit_length() if config.maps_per_core else 1
+    return 1 << (cpus.possible() - 1).bit_length() if config.maps_per_core else 1
 
 
 # `ebpf co-re tracing` in our words.
@@ -332,33 +323,13 @@ def without_part(program: Program, part: str, why: str) -> Loaded:
     return Loaded(hooks=[HookReport(h.name, "", "", False, why) for h in program.hooks if h.part == part])
 
 
-# Said of plans for other kernels, and by hooks that no kernel has: of all reasons the least telling.
-_EXPECTED: Final = (NOT_THERE, NOT_OFFERED)
-
-
-def lacking(hooks: list[HookReport]) -> str:
-    """Why hooks could not be attached, in a few words: the most telling reason, and how many more there are.
-    Each plan's own stands in the table of hooks and, at debug, in the log."""
-    attached = {hook.hook for hook in hooks if hook.attached}
-    reasons = dict.fromkeys(
-        f"{h.target}: {h.reason}" if h.reason == NOT_THERE else h.reason
-        for h in hooks
-        if not h.attached and h.hook not in attached
-    )
-    if not reasons:
-        return "it has no hook in this mode"
-    first = min(reasons, key=lambda reason: any(text in reason for text in _EXPECTED))
-    more = len(reasons) - 1
-    return first if not more else f"{first}, and {more} more reason{'s' if more > 1 else ''}"
-
-
 class CoreUnit(LoadingUnit):
     """The identity program: it has kernel objects and no worker. RUNNING means that they are there."""
 
     def __init__(
         self,
         house: House,
-        make_request: Callable[[], loader.Request],
+        make_request: Callable[[], Request],
         ready: Callable[[], None],
         reading: str,
     ) -> None:
@@ -367,7 +338,7 @@ class CoreUnit(LoadingUnit):
         self._ready_call = ready
         self._reading = reading
 
-    def request(self) -> loader.Request:
+    def request(self) -> Request:
         return self._make_request()
 
     def launch(self) -> None:
@@ -537,21 +508,21 @@ class ProgramUnit(LoadingUnit):
             except OSError as error:
                 self.failed(f"cannot be started: {error.strerror}")
 
-    def request(self) -> loader.Request:
+    def request(self) -> Request:
         shared: dict[str, KernelMap] = dict(self.loaded.maps) if self.loaded else {}
         if self.program.kind == "slot" and self._core.loaded:
             shared |= {name: self._core.loaded.maps[name] for name in ("slot_of_pid", "task")}
         part = self._missing()[0]
         queues, fill = self.program.prepare, self.program.fill
 
-        def prepare(tables: loader.Tables) -> None:
+        def prepare(tables: Tables) -> None:
             for queue, values in queues.items():
                 tables.push(queue, values)
             for name, elements in fill.items():
                 for index, value in elements().items():
                     tables.put(name, index, value)
 
-        return loader.Request(
+        return Request(
             self.program.source,
             tuple(hook for hook in self.program.hooks if hook.part == part),
             self.config.load_mode,
