@@ -41,19 +41,15 @@ from supervisor.spawn import Account
 from supervisor.states import HAS_PROCESS, State
 from supervisor.top.offer import Offer, Offered
 from supervisor.unit import Unit
-from supervisor.units import (
-    AggregatorUnit,
-    Companion,
-    CoreUnit,
-    House,
-    Loaders,
-    ProgramUnit,
-    ResolverUnit,
-    TemplateUnit,
-    close_storage,
-    places_for_loaders,
-    shards,
-)
+from supervisor.units import loaders
+from supervisor.units.aggregator import AggregatorUnit
+from supervisor.units.configured import shards
+from supervisor.units.core import CoreUnit
+from supervisor.units.house import House
+from supervisor.units.loaders import Loaders
+from supervisor.units.program import Companion, ProgramUnit
+from supervisor.units.resolver import ResolverUnit
+from supervisor.units.template import TemplateUnit
 from workers import base
 from workers.connections import IDLE, fitted
 from workers.declaration import Program
@@ -158,7 +154,7 @@ class Arbiter:
             Path(self._config.btf_path),
             self._config.kprobe_attach == "kprobe_events",
             self._sweeper,
-            Loaders(places_for_loaders()),
+            Loaders(loaders.places()),
             self._on_change,
             self.template,
         )
@@ -276,9 +272,9 @@ class Arbiter:
         for unit in [*self.units, self.core]:
             unit.unload()
         for program in self.units:
-            close_storage(program.storage)
+            storage.close(program.storage)
             if program.companion:
-                close_storage(program.companion.storage)
+                storage.close(program.companion.storage)
         self._namer.close()
         self._sweeper.finish()
         try:

@@ -2,6 +2,7 @@
 supervisor does not have."""
 
 import hashlib
+import os
 from dataclasses import dataclass
 from typing import Final
 
@@ -92,6 +93,11 @@ def create(
         ledger_shape,
         shards,
     )
+
+
+def close(made: Storage) -> None:
+    os.close(made.table_fd)
+    os.close(made.ledger_fd)
 
 
 def entities(program: Program, groups: int, cgroups: int = MAX_CGROUPS) -> int:

@@ -4,7 +4,7 @@ import pytest
 
 from supervisor.kernel.plans import HookReport
 from supervisor.kernel.reasons import NOT_OFFERED, NOT_THERE, lacking
-from supervisor.units import without_part
+from supervisor.units.program import without_part
 from workers.registry import find
 
 REFUSED = "cannot load: not permitted (EPERM)"
