@@ -375,7 +375,7 @@ class Arbiter:
         self.end("the stream is at its end")
 
     def look_around(self) -> None:
-        """Called once a second."""
+        """Called once a second: what has come or gone, and who asks for a name."""
         for unit in self.units:
             unit.look_at_parts()
         self._namer.look()

@@ -1,4 +1,4 @@
-"""Orders from outside that come without words: signals, and the end of the agent's pipe."""
+"""Orders from outside besides those of ebpfctl: signals, and what the agent does with our stdin."""
 
 import contextlib
 import os
