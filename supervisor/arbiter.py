@@ -1,68 +1,54 @@
 """The arbiter: it owns what must outlive a crash, watches over every unit, and ends everything in order."""
 
-import collections
-import contextlib
 import dataclasses
 import gc
 import logging
 import os
 import signal
 import socket
-import stat
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import FrameType
-from typing import Final
 
 import supervisor
-from supervisor import control, kprobe_events, linux, reload, status, stream_socket, template
+from supervisor import control, kprobe_events, linux, status, template
 from supervisor.aggregator import apps_groups, storage
 from supervisor.aggregator import board as boards
 from supervisor.aggregator import main as aggregator
+from supervisor.aggregator.apps_groups import AppsGroups
 from supervisor.aggregator.output import reader_gone, widen
 from supervisor.aggregator.stream import DISABLE
+from supervisor.caretaker import Caretaker
 from supervisor.commands import Commands
 from supervisor.config import difference
-from supervisor.config.difference import Effect
 from supervisor.config.model import Config, ProgramConfig
-from supervisor.errors import AlreadyRunning
-from supervisor.kernel import cgroup_hierarchy, identities, loader, reading
-from supervisor.kernel.maps import KernelMap, MapInfo
+from supervisor.kernel import cgroup_hierarchy, cpus, identities, loader, reading
 from supervisor.kernel.plans import Preference
+from supervisor.kernel.request import Request
 from supervisor.loop import Loop
 from supervisor.namer import Namer
 from supervisor.notify import Notifier
-from supervisor.pipeline import table
-from supervisor.reload import SPARE_GROUPS, Plan, Reread
-from supervisor.runtime_dir import CONTROL, SAMPLES, SAMPLES_SOCKET, STREAM, RuntimeDir
+from supervisor.orders import Orders
+from supervisor.reload import SPARE_GROUPS, Reread
+from supervisor.reloader import Done, Reloader
+from supervisor.runtime_dir import SAMPLES_SOCKET, RuntimeDir
+from supervisor.shared_memory import SharedMemory
 from supervisor.spawn import Account
 from supervisor.states import HAS_PROCESS, State
 from supervisor.top.offer import Offer, Offered
 from supervisor.unit import Unit
-from supervisor.units import (
-    AggregatorUnit,
-    Companion,
-    CoreUnit,
-    House,
-    Loaders,
-    ProgramUnit,
-    ResolverUnit,
-    TemplateUnit,
-    close_storage,
-    places_for_loaders,
-    shards,
-)
+from supervisor.units import loaders
+from supervisor.units.aggregator import AggregatorUnit
+from supervisor.units.core import CoreUnit
+from supervisor.units.house import House
+from supervisor.units.loaders import Loaders
+from supervisor.units.program import ProgramUnit
+from supervisor.units.resolver import ResolverUnit
+from supervisor.units.template import TemplateUnit
+from supervisor.watch import Watch
 from workers import base
-from workers.connections import IDLE, fitted
+from workers.connections import fitted
 from workers.declaration import Program
-
-# How often systemd is told how it goes, while nothing else is to be told.
-_SUMMARY_S: Final = 10.0
-# How often the arbiter looks after what tells it nothing by itself.
-_ROUND_S: Final = 1.0
-# How often is looked whether what was told to stop has stopped.
-_POLL_S: Final = 0.02
 
 log = logging.getLogger("ebpf-supervisor")
 
@@ -85,108 +71,111 @@ class Options:
     serves: bool = False
 
 
-Done = Callable[[Plan, Sequence[Unit]], None]
-
-
 class Arbiter:
     """One run, from `run` to its exit status."""
 
     def __init__(self, options: Options, programs: Mapping[str, Program], runtime_dir: RuntimeDir) -> None:
         self._options = options
-        self._config = options.config
         self._runtime_dir = runtime_dir
+        self.config = options.config
+        self.groups = self._read_groups()
         self.loop = Loop()
         self.started_s = time.monotonic()
         self.ending = False
         self._exit_status = 0
         self._follows_core = False
-        self._facts_due_s = 0.0
-        self._summary_due_s = 0.0
-        self._previous_round_s = time.monotonic()
-        self._commands = Commands(self)
         self._lifeline, theirs = socket.socketpair()
-        self._groups, problems = apps_groups.read(self._config.apps_groups_path)
-        self._group_places = len(self._groups.names) + SPARE_GROUPS
-        for problem in problems:
-            log.warning("%s", problem)
 
-        configured = list(self._config.programs.values())
-        self._made = difference.shared(self._config)
-        self._board_fd = boards.create(len(configured))
-        self._board = boards.Board(self._board_fd, len(configured))
-        self._events: list[tuple[float, int]] = [(time.monotonic(), 0)] * len(configured)
-        self._rates = [0.0] * len(configured)
-        self._slots = identities.whole_pages(self._made.slots)
-        self._notifier = Notifier(os.environ, self._every_s)
-        found, complaint = reading.find(self._config.map_reading, options.account)
-        if complaint:
-            log.warning("[supervisor] %s", complaint)
-        self.hierarchy = cgroup_hierarchy.find() if self._made.cgroups else None
-        self._identities_fd = storage.create_slots(self._slots)
-        self._cgroups_fd = storage.create_cgroups()
+        made = difference.shared(self.config)
+        configured = list(self.config.programs.values())
+        self._memory = SharedMemory(len(configured), len(self.groups.names) + SPARE_GROUPS, made)
+        self._notifier = Notifier(os.environ, self.every_s)
+        self._watch = Watch(self, self._memory.board, self._notifier)
+        self._commands = Commands(self)
+        self._orders = Orders(self)
+        self._reloader = Reloader(self, options.reread, self._memory, made)
+        self._sweeper = kprobe_events.Sweeper(self.loop)
         self._namer = Namer(
             self.loop,
             options.account,
-            self._cgroups_fd,
-            self._config.supervision.loglevel,
+            self._memory.cgroups_fd,
+            self.config.supervision.loglevel,
             Path(os.environ.get("NETDATA_HOST_PREFIX") or "/"),
         )
+
+        found, complaint = reading.find(self.config.map_reading, options.account)
+        if complaint:
+            log.warning("[supervisor] %s", complaint)
+        self._hierarchy = cgroup_hierarchy.find() if made.cgroups else None
+        self._defines = identities.defines(
+            self._memory.slots,
+            str(loader.PINS),
+            cpus.possible(),
+            found.map_flags,
+            thread_slots=made.threads,
+        )
+        account_of_readers = dataclasses.replace(options.account, capability=found.capability)
+        self.template = self._make_template(account_of_readers, programs)
+        house = self._make_house(account_of_readers, theirs)
+        self.core = CoreUnit(house, self._core_request, self._on_core, found.description)
+        self.units = [
+            self._make_unit(number, fitted(programs[config.name], config.connections), config, house)
+            for number, config in enumerate(configured)
+        ]
+        resolves = any(c.connections and c.connections.resolve_hosts for c in configured)
+        self.resolver = ResolverUnit(house) if resolves else None
+        self.aggregator = AggregatorUnit(house, self._assign, self._on_aggregator_done)
+
+    def _read_groups(self) -> AppsGroups:
+        groups, problems = apps_groups.read(self.config.apps_groups_path)
+        for problem in problems:
+            log.warning("%s", problem)
+        return groups
+
+    def _make_template(self, account: Account, programs: Mapping[str, Program]) -> TemplateUnit:
         companions = {p.companion.name: p.companion for p in programs.values() if p.companion}
         known = {**programs, **companions}
-        account_of_readers = dataclasses.replace(options.account, capability=found.capability)
-        self.template = TemplateUnit(
+        return TemplateUnit(
             self.loop,
-            self._config.supervision,
-            account_of_readers,
-            runtime_dir.samples.parent,
+            self.config.supervision,
+            account,
+            self._runtime_dir.samples.parent,
             template.Work(
                 lambda message, descriptors: base.run(base.from_message(message, descriptors, known)),
                 base.warm_up,
             ),
             self._on_change,
         )
-        self._sweeper = kprobe_events.Sweeper(self.loop)
-        house = House(
+
+    def _make_house(self, account: Account, lifeline: socket.socket) -> House:
+        return House(
             self.loop,
-            self._config.supervision,
-            account_of_readers,
-            runtime_dir.samples.parent,
-            theirs,
-            options.attach,
-            kprobe_events.tag(runtime_dir.path),
-            Path(self._config.btf_path),
-            self._config.kprobe_attach == "kprobe_events",
+            self.config.supervision,
+            account,
+            self._runtime_dir.samples.parent,
+            lifeline,
+            self._options.attach,
+            kprobe_events.tag(self._runtime_dir.path),
+            Path(self.config.btf_path),
+            self.config.kprobe_attach == "kprobe_events",
             self._sweeper,
-            Loaders(places_for_loaders()),
+            Loaders(loaders.places()),
             self._on_change,
             self.template,
         )
-        self._defines = identities.defines(
-            self._slots,
-            str(loader.PINS),
-            loader.possible_cpus(),
-            found.map_flags,
-            thread_slots=self._made.threads,
+
+    def _make_unit(self, number: int, program: Program, config: ProgramConfig, house: House) -> ProgramUnit:
+        return ProgramUnit(
+            number,
+            program,
+            config,
+            self._memory.of_program(program, config),
+            house,
+            self.core,
+            self._defines,
+            self._set_attached,
+            self._memory.of_companion(program, config),
         )
-        self.core = CoreUnit(house, self._core_request, self._on_core, found.description)
-        fitting = [fitted(programs[config.name], config.connections) for config in configured]
-        self.units = [
-            ProgramUnit(
-                number,
-                program,
-                config,
-                self._storage(program, config),
-                house,
-                self.core,
-                self._defines,
-                self._set_attached,
-                self._companion(program, config),
-            )
-            for number, (program, config) in enumerate(zip(fitting, configured, strict=True))
-        ]
-        resolves = any(c.connections and c.connections.resolve_hosts for c in configured)
-        self.resolver = ResolverUnit(house) if resolves else None
-        self.aggregator = AggregatorUnit(house, self._assign, self._on_aggregator_done)
 
     # ---- the run
 
@@ -194,12 +183,19 @@ class Arbiter:
         """Runs until it is told to stop, its reader goes, or nothing can be collected; the exit status."""
         if not self._options.serves:
             widen(self._options.stream_fd)
-            self._watch_stdin()
+            self._orders.watch_stdin()
         self._server = control.Server(self._runtime_dir.control, self.loop, self._commands.handlers())
-        self._watch_signals()
+        self._caretaker = Caretaker(
+            self,
+            self._runtime_dir,
+            self._server,
+            self._options.account,
+            self._options.stream_fd if self._options.serves else None,
+        )
+        self._orders.watch_signals()
         try:
             self._start_all()
-            self.loop.after(_ROUND_S, self._round)
+            self._watch.begin()
             self.loop.run()
         finally:
             self._release()
@@ -275,9 +271,9 @@ class Arbiter:
         for unit in [*self.units, self.core]:
             unit.unload()
         for program in self.units:
-            close_storage(program.storage)
+            storage.close(program.storage)
             if program.companion:
-                close_storage(program.companion.storage)
+                storage.close(program.companion.storage)
         self._namer.close()
         self._sweeper.finish()
         try:
@@ -289,58 +285,43 @@ class Arbiter:
 
     # ---- what units need
 
-    def _core_request(self) -> loader.Request:
+    def _core_request(self) -> Request:
         return identities.request(
-            self._slots,
-            self.hierarchy,
+            self._memory.slots,
+            self._hierarchy,
             self._defines,
             Preference(("tracepoint",)),
             kprobe_events.tag(self._runtime_dir.path),
         )
 
-    def _storage(self, program: Program, config: ProgramConfig) -> storage.Storage:
-        return storage.create(
-            program, self._slots, self._group_places, shards(config), loader.possible_cpus()
-        )
-
-    def _companion(self, program: Program, config: ProgramConfig) -> Companion | None:
-        """Memory for the connections of a program that tells them apart."""
-        if not program.companion or not config.connections:
-            return None
-        own = storage.create_connections(config.connections)
-        rows = program.companion.rows
-        idle = KernelMap(MapInfo(IDLE, 1, rows, linux.BPF_F_MMAPABLE), own.idle_fd)
-        made = storage.create(program.companion, 0, 0, 1, 0, config.connections)
-        return Companion(made, own, {IDLE: idle})
-
     @property
-    def _every_s(self) -> int:
+    def every_s(self) -> int:
         """Seconds between two frames."""
-        enabled = [config for config in self._config.programs.values() if config.enabled]
-        return min((config.update_every_s for config in enabled), default=self._config.update_every_s)
+        enabled = [config for config in self.config.programs.values() if config.enabled]
+        return min((config.update_every_s for config in enabled), default=self.config.update_every_s)
 
     def _assign(self, ready: socket.socket) -> aggregator.Assignment:
-        for number in range(len(self._board.leaving)):
-            self._board.leaving[number] = 0
+        for number in range(len(self._memory.board.leaving)):
+            self._memory.board.leaving[number] = 0
         core = self.core.loaded.maps if self.core.loaded else {}
         self._follows_core = bool(core)
         return aggregator.Assignment(
             (*map(self._duty, self.units), *(d for u in self.units for d in self._companion_duty(u))),
-            self._groups,
-            self._group_places,
+            self.groups,
+            self._memory.group_places,
             {name: core[name] for name in aggregator.MAPS if name in core},
-            self._board_fd,
-            self._identities_fd,
-            self._cgroups_fd,
-            self.hierarchy.mount_point if self.hierarchy else None,
-            self.hierarchy.root if self.hierarchy else "/",
+            self._memory.board_fd,
+            self._memory.identities_fd,
+            self._memory.cgroups_fd,
+            self._hierarchy.mount_point if self._hierarchy else None,
+            self._hierarchy.root if self._hierarchy else "/",
             self._options.stream_fd,
             self._options.serves,
             Path(SAMPLES_SOCKET),
-            self._every_s,
-            self._config.modern_charts,
-            self._config.agent_version,
-            self._config.internal_charts,
+            self.every_s,
+            self.config.modern_charts,
+            self.config.agent_version,
+            self.config.internal_charts,
             self._options.last_frame,
             ready,
             self.core.house.lifeline,
@@ -365,76 +346,7 @@ class Arbiter:
             )
 
     def _set_attached(self, number: int, generation: int) -> None:
-        self._board.attached[number] = generation
-
-    # ---- another configuration
-
-    def reload(self, done: Done = lambda plan, units: None) -> None:
-        """Reads the configuration again and applies what is different. Raises Refused: nothing has changed.
-
-        done: is called once all units concerned have been told to stop and start.
-        """
-        try:
-            plan = reload.plan(
-                self._options.reread, self._config, self._groups, self._group_places, self._made
-            )
-        except reload.Refused as error:
-            for problem in error.problems:
-                log.error("reload: %s", problem)
-            log.error("reload: %s", error)
-            raise
-        for problem in plan.warnings:
-            log.warning("reload: %s", problem)
-        for change in plan.told(len(self.units)):
-            log.info("reload: %s", reload.line(change))
-        if not plan.changes:
-            log.info("reload: nothing has changed")
-        self._apply(plan, done)
-
-    def _apply(self, plan: Plan, done: Done) -> None:
-        """Programs first: the aggregator takes the last counts of those that stop before it is made anew."""
-        relaunch: list[Unit] = []
-        if plan.config.supervision.loglevel != self._config.supervision.loglevel:
-            logging.getLogger().setLevel(plan.config.supervision.loglevel.upper())
-            relaunch.append(self.template)  # workers log at the level that it was made with
-        self._config, self._groups = plan.config, plan.groups
-        for unit in (*self.units, self.core, self.template, self.aggregator):
-            unit.settings = plan.config.supervision
-        stopped: list[Unit] = [u for u in self.units if self._change_program(u, plan.effects(u.name))]
-        if plan.concerns_aggregator:
-            relaunch.append(self.aggregator)
-            for unit in self.units:
-                self._board.leaving[unit.number] = plan.leaving(unit.name)
-        self._when_stopped(stopped, lambda: self._relaunch(plan, stopped, relaunch, done))
-
-    def _change_program(self, unit: ProgramUnit, effects: frozenset[Effect]) -> bool:
-        """Gives it its new configuration; whether it has been told to stop."""
-        unit.configure(self._config.programs[unit.name])
-        if Effect.STOPS in effects or (Effect.LOADED in effects and unit.state is not State.STOPPED):
-            unit.stop()
-            return True
-        if Effect.STARTS in effects:
-            unit.start()
-        elif Effect.SAMPLED in effects:
-            unit.renew_worker()
-            return True
-        return False
-
-    def _relaunch(self, plan: Plan, stopped: Sequence[Unit], others: Sequence[Unit], done: Done) -> None:
-        """Starts what has stopped to be loaded anew; stops and starts the others."""
-        if self.ending:
-            return
-        for unit in stopped:
-            if Effect.STOPS not in plan.effects(unit.name):
-                unit.start()
-        concerned = [*(unit for unit in self.units if plan.effects(unit.name)), *others]
-        self._restart(others, lambda: done(plan, concerned))
-
-    def _when_stopped(self, units: Sequence[Unit], call: Callable[[], None]) -> None:
-        if any(unit.state is State.STOPPING for unit in units):
-            self.loop.after(_POLL_S, lambda: self._when_stopped(units, call))
-        else:
-            call()
+        self._memory.board.attached[number] = generation
 
     # ---- events
 
@@ -452,222 +364,46 @@ class Arbiter:
         lost = all(unit.state in (State.UNAVAILABLE, State.FATAL) and not unit.waits for unit in enabled)
         if lost and not self.frames() and not self.ending:
             log.error("nothing can be collected on this kernel; `ebpf-supervisor check` says why")
-            if not self._options.serves and not self._reader_gone():
+            if not self._options.serves and not self.reader_gone():
                 os.write(self._options.stream_fd, DISABLE)
             self.end("nothing can be collected", exit_status=1)
 
-    def _reader_gone(self) -> bool:
+    def reader_gone(self) -> bool:
         return not self._options.serves and reader_gone(self._options.stream_fd)
 
     def _on_aggregator_done(self) -> None:
         self.end("the stream is at its end")
 
-    def _watch_signals(self) -> None:
-        self._wakeup, sender = socket.socketpair()
-        self._wakeup_sender = sender
-        self._wakeup.setblocking(False)
-        sender.setblocking(False)
-        signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
-            signal.signal(number, _noted)
-        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-        self.loop.watch(self._wakeup.fileno(), self._on_signal)
-
-    def _on_signal(self) -> None:
-        for number in self._wakeup.recv(64):
-            if number == signal.SIGHUP:
-                self._on_hangup()
-            elif number != signal.SIGCHLD:
-                self.end(signal.Signals(number).name)
-
-    def _on_hangup(self) -> None:
-        """As other daemons do. A terminal that hangs up takes the reader along: that ends us anyway."""
-        if not self.ending:
-            with contextlib.suppress(reload.Refused):  # the log has it
-                self.reload()
-
-    def _watch_stdin(self) -> None:
-        """Netdata gives a pipe and closes it when it ends. A terminal or /dev/null says nothing."""
-        try:
-            mode = os.fstat(0).st_mode
-        except OSError:
-            return
-        if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
-            self.loop.watch(0, self._on_stdin)
-
-    def _on_stdin(self) -> None:
-        """Nothing that an agent asks for here is offered; newer ones say QUIT before they end."""
-        data = os.read(0, 65536)
-        if not data or b"QUIT" in data.split():
-            self.loop.unwatch(0)
-            self.end("the agent has closed our stdin" if not data else "the agent said QUIT")
-
-    def _round(self) -> None:
-        """Once a second. What cannot be looked at for want of descriptors or memory can be later."""
-        self.loop.after(_ROUND_S, self._round)
-        try:
-            self._look_around()
-        except OSError as error:
-            log.warning("cannot look after everything now: %s", error.strerror or error)
-
-    def _look_around(self) -> None:
-        """The reader, the hung, the rates."""
-        now_s = time.monotonic()
-        late = now_s - self._previous_round_s > 2 * _ROUND_S
-        self._previous_round_s = now_s
-        if self._reader_gone():
-            self.end("nobody reads the stream any more")
-        if not self.ending:
-            for unit in self.units:
-                unit.look_at_parts()
-            self._namer.look()
-            self._look_at_runtime_dir()
-            self._notify(now_s)
-        if self._config.internal_charts and now_s >= self._facts_due_s:
-            self._facts_due_s = now_s + boards.FACTS_EVERY_S / 2
-            self._post_facts()
-        # After a pause of our own (a stop, a suspended machine) everybody looks hung.
-        if not late and not self.ending:
-            self._kill_hung(now_s)
-        for number, counted in enumerate(self._board.events.tolist()):
-            at_s, before = self._events[number]
-            if counted != before or now_s - at_s > self._config.update_every_s + _ROUND_S:
-                self._rates[number] = max(0, counted - before) / (now_s - at_s)
-                self._events[number] = (now_s, counted)
-
-    def _look_at_runtime_dir(self) -> None:
-        """What somebody has removed of it is made anew, and whoever needs it is shown the new one."""
-        gone = self._runtime_dir.missing()
-        if self.aggregator.state is not State.RUNNING:
-            gone -= {SAMPLES_SOCKET}  # it may be about to make it
-        if self._options.serves and not os.path.lexists(self._runtime_dir.stream):
-            gone |= {STREAM}
-        if not gone:
-            return
-        log.warning("removed from %s: %s; made anew", self._runtime_dir.path, ", ".join(sorted(gone)))
-        try:
-            self._runtime_dir.restore(gone, self._options.account)
-            if CONTROL in gone:
-                self._server.bind_again()
-            if STREAM in gone:
-                self._serve_again()
-        except AlreadyRunning as error:
-            self.end(f"its runtime directory was removed, and taken by another one: {error}", exit_status=1)
-            return
-        except OSError as error:
-            log.error("%s: cannot be made anew: %s", self._runtime_dir.path, error.strerror)
-            return
-        if SAMPLES in gone:
-            # Their working directory is the folder that is gone: none of them finds the new socket.
-            self._restart([self.template, self.aggregator], self._renew_workers)
-        elif not gone.isdisjoint({SAMPLES_SOCKET, STREAM}):
-            self._restart([self.aggregator], lambda: None)
-
-    def _serve_again(self) -> None:
-        """Another listening socket under the number that the aggregator is going to inherit."""
-        with stream_socket.listen(self._runtime_dir.stream, self._config.stream_group) as listener:
-            os.dup2(listener.fileno(), self._options.stream_fd, inheritable=False)
-
-    def _restart(self, units: Sequence[Unit], then: Callable[[], None]) -> None:
-        """Stops those that run, starts them again, and goes on."""
-        again = [unit for unit in units if unit.state is not State.STOPPED]
-        for unit in again:
-            # The template holds nothing, and waits for SIGTERM no more than its copies before they begin.
-            unit.stop(signal.SIGKILL if unit is self.template else signal.SIGTERM)
-
-        def start() -> None:
-            if not self.ending:
-                for unit in again:
-                    unit.start()
-                then()
-
-        self._when_stopped(again, start)
-
-    def _renew_workers(self) -> None:
+    def look_around(self) -> None:
+        """Called once a second: what has come or gone, and who asks for a name."""
         for unit in self.units:
-            unit.renew_worker()
+            unit.look_at_parts()
+        self._namer.look()
+        self._caretaker.look()
 
-    def _notify(self, now_s: float) -> None:
-        """Tells systemd how it goes: ready once there is a frame, or nothing is left to wait for."""
-        enabled = [unit for unit in self.units if unit.config.enabled]
-        under_way = (State.STARTING, State.BACKOFF, State.STOPPED, State.RUNNING)
-        if self.frames() or not any(unit.state in under_way for unit in enabled):
-            self._notifier.ready(self._summary(enabled))
-        if now_s >= self._summary_due_s:
-            self._summary_due_s = now_s + _SUMMARY_S
-            self._notifier.status(self._summary(enabled))
-        self._notifier.feed(int(self._board.progress[boards.CYCLE_NS]), now_s)
+    # ---- what commands and orders ask for
 
-    def _summary(self, enabled: list[ProgramUnit]) -> str:
-        states = collections.Counter(unit.state for unit in enabled)
-        counted = ", ".join(
-            f"{number} {state.value}"
-            for state, number in sorted(states.items(), key=lambda item: item[0] is not State.RUNNING)
-        )
-        return f"{len(enabled)} programs: {counted}; {sum(self._rates):.0f} events/s"
-
-    def _post_facts(self) -> None:
-        """What the charts about ourselves show, and the aggregator cannot know."""
-        board = self._board
-        for unit in self.units:
-            loaded = list(unit.loaded.maps.values()) if unit.loaded else []
-            board.running[unit.number] = unit.state is State.RUNNING
-            board.left_s[unit.number] = round(unit.left_s)
-            board.method[unit.number] = unit.method
-            board.kernel_bytes[unit.number] = unit.kernel_bytes
-            board.maps[unit.number] = len(loaded)
-            board.entries[unit.number] = sum(held.info.rows for held in loaded)
-            board.per_core[unit.number] = unit.config.maps_per_core
-        board.kernel_bytes[-1] = self.core.kernel_bytes
-        board.maps[-1] = len(self.core.loaded.maps) if self.core.loaded else 0
-        children = [
-            unit.child for unit in (*self.units, self.template, self.aggregator, self.core) if unit.child
-        ]
-        ended = os.times()
-        cpu_s = ended.user + ended.system + ended.children_user + ended.children_system
-        cpu_s += sum(status.usage(child.pid).cpu_s for child in children)
-        board.progress[boards.CPU_MS] = max(int(board.progress[boards.CPU_MS]), round(1000 * cpu_s))
-
-    def _kill_hung(self, now_s: float) -> None:
-        ticks = self._config.supervision.hung_after_ticks
-        for unit in self.units:
-            if unit.state is State.RUNNING:
-                last_s = table.heartbeat(unit.storage.table_fd).published_ns / 1e9
-                limit_s = ticks * unit.config.update_every_s
-                if now_s - last_s > limit_s and unit.running_s > limit_s:
-                    unit.kill(f"hung: no sample for {now_s - last_s:.1f} s")
-        limit_s = ticks * self._every_s
-        last_s = int(self._board.progress[boards.CYCLE_NS]) / 1e9
-        running = self.aggregator.state is State.RUNNING and self.aggregator.running_s > limit_s
-        if running and now_s - last_s > limit_s:
-            self.aggregator.kill(f"hung: no cycle for {now_s - last_s:.1f} s")
-
-    # ---- what commands see
+    def reload(self, done: Done = lambda plan, units: None) -> None:
+        self._reloader.reload(done)
 
     def counts(self, unit: ProgramUnit) -> status.Counts:
-        number = unit.number
-        return status.Counts(
-            int(self._board.taken[number]), int(self._board.lost[number]), self._rates[number]
-        )
+        number, board = unit.number, self._memory.board
+        return status.Counts(int(board.taken[number]), int(board.lost[number]), self._watch.rates[number])
 
     def offer(self) -> Offer:
         """What `ebpfctl top` reads."""
         companions = (unit.companion for unit in self.units if unit.state is State.RUNNING)
         return Offer(
             [Offered(unit.name, unit.state is State.RUNNING, unit.storage) for unit in self.units],
-            self._groups.names,
-            self._group_places,
-            self._slots,
-            self._identities_fd,
-            self._cgroups_fd,
+            self.groups.names,
+            self._memory.group_places,
+            self._memory.slots,
+            self._memory.identities_fd,
+            self._memory.cgroups_fd,
             next((companion.storage for companion in companions if companion), None),
             self.core.loaded.maps if self.core.loaded else {},
-            self._every_s,
+            self.every_s,
         )
 
     def frames(self) -> int:
-        return int(self._board.progress[boards.FRAMES])
-
-
-def _noted(number: int, frame: FrameType | None) -> None:
-    """The number arrives through the wake-up descriptor."""
+        return int(self._memory.board.progress[boards.FRAMES])

@@ -14,11 +14,12 @@ from typing import Any, Final
 from supervisor import colours, doctor, facts, kprobe_events, logs, spawn, status_table
 from supervisor.doctor import Finding
 from supervisor.errors import SupervisorError
-from supervisor.kernel import cgroup_hierarchy, handover, identities, loader, reading
+from supervisor.kernel import cgroup_hierarchy, cpus, handover, identities, loader, reading
 from supervisor.kernel.handover import Loaded
 from supervisor.kernel.plans import FAMILY, Hook, HookReport, Preference
+from supervisor.kernel.reasons import NOT_THERE, lacking
+from supervisor.kernel.request import Request
 from supervisor.status_table import SCREEN
-from supervisor.units import lacking, run_loader
 from workers.declaration import Program
 from workers.registry import all_programs
 
@@ -62,7 +63,7 @@ def _refused(programs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     for program in programs:
         for hook in program["hooks"]:
             family = FAMILY.get(hook["plan"])
-            if family is None or (hook["reason"] in (loader.NOT_THERE, "") and not hook["attached"]):
+            if family is None or (hook["reason"] in (NOT_THERE, "") and not hook["attached"]):
                 continue
             if hook["attached"] or family not in told:
                 told[family] = hook["reason"]
@@ -107,7 +108,7 @@ def _given(program: Program, missing: set[str]) -> set[str]:
 
 def _programs() -> list[dict[str, Any]]:
     found, _ = reading.find("auto", spawn.find_account(None))
-    made = identities.defines(_SLOTS, str(loader.PINS), loader.possible_cpus(), found.map_flags)
+    made = identities.defines(_SLOTS, str(loader.PINS), cpus.possible(), found.map_flags)
     defines = {**made, "SHARDS": 1}
     mark = kprobe_events.tag(Path("/check"))
     core = _load("task", identities.request(_SLOTS, cgroup_hierarchy.find(), defines, Preference(), mark))
@@ -132,7 +133,7 @@ def _program(program: Program, core: Loaded, defines: dict[str, str | int], mark
             return {"name": program.name, "available": False, "reason": reason, "hooks": []}
         shared = {name: core.maps[name] for name in ("slot_of_pid", "task")}
     constants = {**defines, **program.defines}
-    request = loader.Request(
+    request = Request(
         program.source, hooks, "return", Preference(), constants, shared, mark, numbers=program.numbers
     )
     loaded = _load(program.name, request)
@@ -153,10 +154,10 @@ def _missing(wanted: list[str], hooks: list[HookReport]) -> str:
     return f"without {', '.join(missing)}: {why}" if attached else f"no hook: {why}"
 
 
-def _load(name: str, request: loader.Request) -> Loaded:
+def _load(name: str, request: Request) -> Loaded:
     ours, theirs = spawn.socket_pair(socket.SOCK_SEQPACKET)
     keep = {theirs.fileno(), *(held.fd for held in request.shared.values())}
-    child = spawn.spawn(f"loader {name}", lambda: run_loader(theirs, request), keep, None, "error")
+    child = spawn.spawn(f"loader {name}", lambda: loader.run(theirs, request), keep, None, "error")
     theirs.close()
     ours.settimeout(_LOADER_S)
     try:

@@ -13,7 +13,9 @@ from supervisor.reload import Plan, Refused
 from supervisor.states import SETTLED, State
 from supervisor.top.offer import Offer
 from supervisor.unit import Unit
-from supervisor.units import AggregatorUnit, CoreUnit, ProgramUnit
+from supervisor.units.aggregator import AggregatorUnit
+from supervisor.units.core import CoreUnit
+from supervisor.units.program import ProgramUnit
 
 
 class Arbiter(Protocol):

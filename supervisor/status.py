@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from supervisor.kernel import attach
 from supervisor.unit import Unit
-from supervisor.units import ProgramUnit
+from supervisor.units.program import ProgramUnit
 
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")

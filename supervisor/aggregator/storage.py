@@ -1,6 +1,7 @@
 """The shared memory of the aggregator: what the supervisor makes and keeps for it. Without numpy, which the
 supervisor does not have."""
 
+import os
 from dataclasses import dataclass
 from typing import Final
 
@@ -91,6 +92,11 @@ def create(
         ledger_shape,
         shards,
     )
+
+
+def close(made: Storage) -> None:
+    os.close(made.table_fd)
+    os.close(made.ledger_fd)
 
 
 def entities(program: Program, groups: int, cgroups: int = MAX_CGROUPS) -> int:

@@ -13,9 +13,7 @@ from typing import Final
 from supervisor import linux
 from supervisor.config.model import CollectPid
 from supervisor.errors import Unavailable
-from supervisor.kernel import loader
 from supervisor.kernel.cgroup_hierarchy import Hierarchy
-from supervisor.kernel.loader import Tables
 from supervisor.kernel.maps import PIDS_PER_PAGE, ROWS_PER_PAGE, TASK, TASK_LIVE, TASK_MEMBERS, used_pages
 from supervisor.kernel.plans import (
     Hook,
@@ -25,6 +23,7 @@ from supervisor.kernel.plans import (
     task_plans,
     tracepoint_plan,
 )
+from supervisor.kernel.request import Request, Tables
 
 SOURCE: Final = "task.bpf.c"
 
@@ -109,7 +108,7 @@ def request(
     defines: Mapping[str, str | int],
     preference: Preference,
     tag: str,
-) -> loader.Request:
+) -> Request:
     """What to load. hierarchy: whose cgroups processes are in; without one they have none."""
     seeding = Seeding(slots, hierarchy, thread_slots=bool(defines["THREAD_SLOTS"]))
     own = {
@@ -117,7 +116,7 @@ def request(
         "CGROUP_HIERARCHY": hierarchy.number if hierarchy else -1,
         "CGROUP_PATHS": CGROUP_PATHS,
     }
-    return loader.Request(
+    return Request(
         SOURCE,
         (*([CGROUP, CGROUP_MADE] if hierarchy else []), *HOOKS),
         "entry",

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Final
 
 from supervisor import linux
-from supervisor.kernel import identities, loader
+from supervisor.kernel import cpus, identities, loader
 from supervisor.kernel.maps import PIDS_PER_PAGE
 from supervisor.kernel.plans import FAMILY, Hook, Mechanism, Plan, Preference, function_plan, tracepoint_plan
+from supervisor.kernel.request import Request, Tables
 from tests.benchmarks import calls
 from tests.benchmarks import guest as guests
 from tests.benchmarks.figures import Benchmark, Goal, MeasurementFailed, Section, Table, at_least
@@ -120,12 +121,12 @@ def _load(mechanism: Mechanism, kind: str) -> int:
     """
     before = _programs()
     plan = _plan(mechanism, f"on_event_{kind}")
-    request = loader.Request(
+    request = Request(
         str(_SOURCE),
         (Hook("event", (plan,), (plan,)),),
         "entry",
         Preference((FAMILY[mechanism],)),
-        {**identities.defines(_SLOTS, str(loader.PINS), loader.possible_cpus()), "SHARDS": 1},
+        {**identities.defines(_SLOTS, str(loader.PINS), cpus.possible()), "SHARDS": 1},
         {},
         "bench",
         prepare=_take_a_slot,
@@ -179,7 +180,7 @@ def _plan(mechanism: Mechanism, handler: str) -> Plan:
     return function_plan(mechanism, _FUNCTION, handler)
 
 
-def _take_a_slot(tables: loader.Tables) -> None:
+def _take_a_slot(tables: Tables) -> None:
     """This process gets slot 1, as the program `task` would give it."""
     pid = os.getpid()
     page = (ctypes.c_uint16 * PIDS_PER_PAGE)()

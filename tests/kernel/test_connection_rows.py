@@ -15,11 +15,12 @@ from supervisor import linux, spawn
 from supervisor.aggregator.storage import idle_fields
 from supervisor.config import networks
 from supervisor.config.model import Connections
-from supervisor.kernel import arrays, identities, loader, reading
+from supervisor.kernel import arrays, cpus, identities, loader, reading
 from supervisor.kernel.arrays import U64Array, words
 from supervisor.kernel.handover import Loaded
 from supervisor.kernel.maps import KernelMap, MapInfo
 from supervisor.kernel.plans import Family, Preference
+from supervisor.kernel.request import Request, Tables
 from supervisor.pipeline import memory
 from tests.kernel.conftest import PLANS
 from tests.kernel.test_latency_of_calls import load
@@ -42,14 +43,14 @@ def loaded() -> Iterator[Loaded]:
         pytest.skip("rows are given again only where maps are mapped")
     program = fitted(PROGRAM, SETTINGS)
     hooks = tuple(hook for hook in program.hooks if hook.name in ("udp sent", "connections"))
-    defines = identities.defines(256, str(loader.PINS), loader.possible_cpus(), found.map_flags)
+    defines = identities.defines(256, str(loader.PINS), cpus.possible(), found.map_flags)
 
-    def prepare(tables: loader.Tables) -> None:
+    def prepare(tables: Tables) -> None:
         for name, values in program.prepare.items():
             tables.push(name, values)
 
     plans = Preference() if PLANS[0] == "auto" else Preference((cast(Family, PLANS[0]),))
-    request = loader.Request(
+    request = Request(
         program.source,
         hooks,
         "entry",

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from supervisor.kernel import arrays, handover, identities, loader
+from supervisor.kernel import arrays, cpus, handover, identities, loader
 from supervisor.kernel.handover import Loaded
 from supervisor.kernel.maps import KernelMap
 from supervisor.kernel.plans import FAMILY, Hook, Preference, entering, leaving, syscall_plan
+from supervisor.kernel.request import Request
 from tests.storage import loop_device
 from workers.declaration import LABELS, Program
 from workers.filesystem import PROGRAM
@@ -32,7 +33,7 @@ def hook(call: str, arguments: str) -> Hook:
     return Hook(call, plans, plans)
 
 
-def load(request: loader.Request) -> Loaded:
+def load(request: Request) -> Loaded:
     """In a process of its own, which leaves this one's mounts alone."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
@@ -53,8 +54,8 @@ def load(request: loader.Request) -> Loaded:
 def loaded(
     program: Program, *hooks: Hook, shared: Mapping[str, KernelMap] | None = None, **defines: int
 ) -> Iterator[Loaded]:
-    constants = identities.defines(1024, str(loader.PINS), loader.possible_cpus())
-    request = loader.Request(
+    constants = identities.defines(1024, str(loader.PINS), cpus.possible())
+    request = Request(
         program.source,
         hooks,
         "entry",

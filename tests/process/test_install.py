@@ -85,9 +85,9 @@ def test_nothing_installed_knows_where_it_was_built(installed: Path) -> None:
 def test_the_installed_package_has_all_its_data_and_imports_nothing_of_the_checkout(installed: Path) -> None:
     """-I as in the installed commands: neither PYTHONPATH nor the working directory is looked at."""
     code = (
-        "import sys, supervisor, workers.registry as r; from supervisor.kernel import loader\n"
+        "import sys, supervisor, workers.registry as r; from supervisor.kernel import source\n"
         "print(supervisor.__file__); print(len(r.all_programs()), sum(len(p.charts) for p in "
-        "r.all_programs().values()), all((loader.SOURCES / f'{p.name}.bpf.c').exists() "
+        "r.all_programs().values()), all((source.SOURCES / f'{p.name}.bpf.c').exists() "
         "for p in r.all_programs().values()))"
     )
     python = installed / TREE / "bin/python3"

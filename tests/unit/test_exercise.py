@@ -6,9 +6,10 @@ from collections.abc import Iterator
 import pytest
 
 from supervisor import linux
-from supervisor.kernel.loader import Tables, fires
+from supervisor.kernel.hooks import fires
 from supervisor.kernel.maps import KernelMap, MapInfo
 from supervisor.kernel.plans import Hook
+from supervisor.kernel.request import Tables
 from supervisor.pipeline import memory
 
 ROW_BYTES = 64

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from supervisor.kernel.loader import expand
+from supervisor.kernel.source import expand
 from tests.harness import ROOT
 from workers.filesystem import PROGRAM, Mounts, parts_of, points_of, types_in
 

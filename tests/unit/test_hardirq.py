@@ -6,8 +6,8 @@ import re
 import pytest
 
 from supervisor import linux
-from supervisor.kernel.loader import expand
 from supervisor.kernel.maps import WORD_BYTES, KernelMap, MapInfo
+from supervisor.kernel.source import expand
 from supervisor.pipeline import memory
 from tests.harness import ROOT
 from workers.hardirq import INTERRUPTS, PROGRAM, VECTORS, actions, device_name

@@ -2,9 +2,9 @@
 
 import pytest
 
-from supervisor.kernel.loader import NOT_OFFERED, NOT_THERE
 from supervisor.kernel.plans import HookReport
-from supervisor.units import lacking, without_part
+from supervisor.kernel.reasons import NOT_OFFERED, NOT_THERE, lacking
+from supervisor.units.program import without_part
 from workers.registry import find
 
 REFUSED = "cannot load: not permitted (EPERM)"

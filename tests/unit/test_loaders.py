@@ -1,8 +1,6 @@
 """Turns of loaders, with units that only note what is asked of them."""
 
-from typing import cast
-
-from supervisor.units import Loaders, LoadingUnit
+from supervisor.units.loaders import Loaders
 
 
 class _Unit:
@@ -21,7 +19,7 @@ class _Unit:
 
 def ask(loaders: Loaders, *units: _Unit) -> None:
     for unit in units:
-        loaders.admit(cast(LoadingUnit, unit))
+        loaders.admit(unit)
 
 
 def test_no_more_loaders_run_at_a_time_than_there_are_places() -> None:
@@ -49,7 +47,7 @@ def test_a_unit_that_was_stopped_while_it_waited_does_not_load() -> None:
     loaders = Loaders(1)
     stopped = _Unit(order, "b")
     ask(loaders, _Unit(order, "a"), stopped, _Unit(order, "c"))
-    loaders.forget(cast(LoadingUnit, stopped))
+    loaders.forget(stopped)
     loaders.left()
     assert order == ["a", "c"]
 

@@ -4,7 +4,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from supervisor.kernel.loader import with_versions
 from supervisor.kernel.plans import (
     FAMILIES,
     FAMILY,
@@ -30,6 +29,7 @@ from supervisor.kernel.plans import (
     tracepoint_plan,
     wrapper_plans,
 )
+from supervisor.kernel.symbols import with_versions
 
 FENTRY = function_plan("fentry", "do_sys_openat2", "on_open", "0")
 FEXIT = function_plan("fexit", "do_sys_openat2", "on_open", "(long)args[3]")

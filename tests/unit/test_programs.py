@@ -12,8 +12,8 @@ from supervisor.aggregator.charts import shown
 from supervisor.config.options import MODULES, PROGRAMS
 from supervisor.kernel import identities
 from supervisor.kernel.arrays import TASK
-from supervisor.kernel.loader import expand
 from supervisor.kernel.plans import FAMILY, Hook, Mode, Plan, Target, function_name, glue
+from supervisor.kernel.source import expand
 from tests.harness import ROOT
 from workers import registry
 from workers.declaration import GROUP, Program

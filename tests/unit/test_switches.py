@@ -7,7 +7,7 @@ import pytest
 from supervisor.config.load import load
 from supervisor.config.options import MODULES
 from supervisor.kernel.plans import Hook, HookReport, function_plan
-from supervisor.units import switched_off, switched_on
+from supervisor.units.configured import switched_off, switched_on
 from workers.declaration import Column, Program
 from workers.registry import find
 
