@@ -105,13 +105,21 @@ def lack(program: Program, cell: Cell, name: str, mode: str) -> str:
     if cell.unavailable and not cell.attached:
         return cell.unavailable
     if column is None:
-        return ""
+        lacks = (lack(program, cell, source, mode) for source in sources(program, name))
+        return next(filter(None, lacks), "")
     if column.hook in cell.reasons:
         return "; ".join(cell.reasons[column.hook])
     plan = cell.attached.get(column.hook, "")
     if column.plans and plan and plan not in column.plans:
         return f"by {', '.join(column.plans)} only; the plan here is {plan}"
     return ""
+
+
+def sources(program: Program, name: str) -> tuple[str, ...]:
+    """What something is worked out from."""
+    if name in program.ratios:
+        return (*program.ratios[name].part, *program.ratios[name].whole)
+    return tuple(program.derived.names.get(name, ())) if program.derived else ()
 
 
 def rows_of(program: Program) -> Iterator[tuple[str, tuple[str, ...]]]:
