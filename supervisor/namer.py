@@ -36,6 +36,9 @@ _PATIENCE_S: Final = 10.0
 # After a process that could not be made or ended badly.
 _PAUSE_S: Final = 60.0
 
+# All that an entity's byte can say besides the number of a try.
+_NOT_ASKED: Final = bytes(state for state in range(256) if not 0 < state <= MOST_TRIES)
+
 log = logging.getLogger("names")
 
 
@@ -55,7 +58,8 @@ class Namer:
 
     def look(self) -> None:
         """Starts a process when a name is asked for and none is under way."""
-        if self._child or time.monotonic() < self._paused_until_s or not any(_asked(self._mapped.at)):
+        asked = bytes(self._mapped.at["asked"]).translate(None, _NOT_ASKED)
+        if self._child or not asked or time.monotonic() < self._paused_until_s:
             return
         try:
             child = spawn.spawn(

@@ -37,6 +37,8 @@ class RuntimeDir:
         self.control = self.path / CONTROL
         self.stream = self.path / STREAM
         self.samples = self.path / SAMPLES / SAMPLES_SOCKET
+        self._places = {name: str(self.path / name) for name in (LOCK, CONTROL, SAMPLES)}
+        self._places[SAMPLES_SOCKET] = str(self.samples)
         self._lock_fd = -1
         self._made = False
         if len(os.fsencode(self.control)) > _SOCKET_PATH_BYTES:
@@ -78,9 +80,9 @@ class RuntimeDir:
         """What somebody has removed of it, or put another thing in the place of: LOCK, CONTROL, SAMPLES,
         SAMPLES_SOCKET."""
         held = {LOCK: os.fstat(self._lock_fd), SAMPLES: self._samples_made}
-        gone = {name for name, made in held.items() if not _is(self.path / name, made)}
-        sockets = {CONTROL: self.control, SAMPLES_SOCKET: self.samples}
-        return frozenset(gone | {name for name, path in sockets.items() if not os.path.lexists(path)})
+        gone = {name for name, made in held.items() if not _is(self._places[name], made)}
+        sockets = (CONTROL, SAMPLES_SOCKET)
+        return frozenset(gone | {name for name in sockets if not os.path.lexists(self._places[name])})
 
     def restore(self, gone: frozenset[str], account: Account) -> None:
         """Makes anew what is gone of lock and folder. Raises OSError, and AlreadyRunning when another
@@ -160,9 +162,9 @@ class RuntimeDir:
         return [*removed, f"lock {self.path / LOCK}"]
 
 
-def _is(path: Path, made: os.stat_result) -> bool:
+def _is(path: str, made: os.stat_result) -> bool:
     try:
-        return os.path.samestat(path.lstat(), made)
+        return os.path.samestat(os.lstat(path), made)
     except OSError:
         return False
 

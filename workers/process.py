@@ -1,6 +1,7 @@
 """process: processes and threads born, ended and released, and fork calls that failed, by process."""
 
 import ctypes
+import itertools
 import os
 from collections.abc import Mapping
 
@@ -86,7 +87,7 @@ def _states(maps: Maps) -> Mapping[str, int]:
     with maps["task"].open(used_pages(maps)) as content:
         exits = task_column(content.bytes, "exit_ns")
         states = task_column(content.bytes, "state")
-    zombies = sum(1 for state, exit_ns in zip(states, exits, strict=True) if exit_ns and state == TASK_LIVE)
+    zombies = list(itertools.compress(states, exits)).count(TASK_LIVE)
     return {"living": states.count(TASK_LIVE) - zombies, "zombie": zombies}
 
 

@@ -36,6 +36,24 @@ class Account:
         self.lost = lost
         self._pending: Sample | None = None
         self._devices: dict[int, str] = {}  # whose each row has been last
+        self._events = -1, 0  # at which version of the ledger, how many
+
+    @property
+    def events(self) -> int:
+        """Of the host, so far."""
+        version = self.ledger.version
+        if self._events[0] != version:
+            self._events = version, self.events_of(HOST)
+        return self._events[1]
+
+    def events_of(self, entity: int) -> int:
+        """Events counted so far at the entity of a program that counts by slot, at all else. A program that
+        adds up time counts none, and bytes are no events."""
+        if self.program.of_time:
+            return 0
+        totals, columns = self.ledger.totals, self.program.of_events
+        counted = totals[entity, columns] if self.program.kind == "slot" else totals[:, columns]
+        return int(counted.sum(dtype=np.uint64))
 
     @property
     def seen_tick(self) -> int:

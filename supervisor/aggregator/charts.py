@@ -6,6 +6,7 @@ value of an incremental dimension as its base: what was counted until then comes
 has gone is told to be obsolete, and comes back under the same name.
 """
 
+import operator
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -152,6 +153,10 @@ class ChartWriter:
         self._shown: list[_Shown] = [_Shown((), frozenset()) for _ in charts]
         self._sums = _NO_SUMS  # of all charts, so that one pass over the totals serves them
         self._entities = _NO_INDEX  # that have a part in any chart
+        # What the charts were last prepared for: names of what is given, devices, groups of each scope.
+        self._scopes: list[Scope] = sorted({chart.scope for chart in charts} - {"system", "device"})
+        self._sources: tuple[object, ...] = ()
+        self._sent: tuple[IndexArray, int] = (_NO_INDEX, _NEVER)
         self._device_names: Mapping[int, str] = {}
         self._devices: Groups = ()
         self._steps: dict[str, int] = {}
@@ -171,11 +176,17 @@ class ChartWriter:
             self._device_names = latest.names
             self._devices = devices(latest.names, len(self._account.ledger.totals))
         given = self._given(latest)
-        self._write(frame, [self._groups_of(chart, groups) for chart in self._charts], given)
+        sources = (given, self._devices, *(groups.get(scope, ()) for scope in self._scopes))
+        if len(sources) != len(self._sources) or not all(map(operator.is_, sources, self._sources)):
+            self._sources = sources
+            self._renew([self._groups_of(chart, groups) for chart in self._charts], given)
+        self._write(frame)
 
     def withdraw(self, frame: Frame) -> None:
         """Tells that all of it is gone: the program has been stopped."""
-        self._write(frame, [()] * len(self._charts), frozenset())
+        self._sources = ()
+        self._renew([()] * len(self._charts), frozenset())
+        self._write(frame)
 
     def withdraw_some(self, frame: Frame, scopes: Container[Scope]) -> None:
         """Tells that the charts of these scopes are gone, and nothing else. For the last frame of all."""
@@ -191,6 +202,10 @@ class ChartWriter:
 
     def sent(self) -> None:
         """The frame has been written: what stood in it is known to the agent now."""
+        version = self._account.ledger.version
+        if self._sent[0] is self._entities and self._sent[1] == version:
+            return  # it knew all of it
+        self._sent = self._entities, version
         announced = self._account.ledger.announced
         for shown in self._shown:
             shown.known, shown.gone = True, ()
@@ -215,8 +230,7 @@ class ChartWriter:
             return tuple(group for group in self._devices if group.name == chart.device)
         return self._devices
 
-    def _write(self, frame: Frame, groups: Sequence[Groups], given: frozenset[str]) -> None:
-        self._renew(groups, given)
+    def _write(self, frame: Frame) -> None:
         version = self._account.ledger.version
         if version == self._version and not self._sums.momentary:
             for text in self._texts:

@@ -29,7 +29,7 @@ from supervisor.aggregator.internal import ConnectionFacts, Facts, InternalChart
 from supervisor.aggregator.output import Output, ReaderGone
 from supervisor.aggregator.readers import Readers
 from supervisor.aggregator.resolver import Names
-from supervisor.aggregator.storage import FIRST_GROUP, HOST, NOBODY, ConnectionMemory, Storage
+from supervisor.aggregator.storage import FIRST_GROUP, NOBODY, ConnectionMemory, Storage
 from supervisor.aggregator.stream import Frame
 from supervisor.config import model
 from supervisor.kernel.identities import SETTLED_NS
@@ -277,7 +277,7 @@ class _Aggregator:
             if not duty.connections:
                 self._board.taken[duty.place] = account.taken
                 self._board.lost[duty.place] = account.lost
-                self._board.events[duty.place] = self._events(account)
+                self._board.events[duty.place] = account.events
 
     def _wait_until(self, due_ns: int, stop: StopFlag) -> None:
         """Until the tick begins; samples that come early are taken in."""
@@ -435,16 +435,7 @@ class _Aggregator:
             used_slots=int(self._identities.processes.sum()),
             births=int(self._board.progress[boards.BIRTHS]),
             ends=int(self._board.progress[boards.ENDS]),
-            events=sum(self._events(account) for account in by_slot),
-            unattributed=sum(self._events(account, NOBODY) for account in by_slot),
+            events=sum(account.events for account in by_slot),
+            unattributed=sum(account.events_of(NOBODY) for account in by_slot),
             connections=self._connection_facts(),
         )
-
-    def _events(self, account: Account, entity: int = HOST) -> int:
-        """Events counted so far; a program that adds up time counts none, and bytes are no events.
-        entity: of a program that counts by slot."""
-        if account.program.of_time:
-            return 0
-        totals, columns = account.ledger.totals, account.program.of_events
-        counted = totals[entity, columns] if account.program.kind == "slot" else totals[:, columns]
-        return int(counted.sum(dtype=np.uint64))

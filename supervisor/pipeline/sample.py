@@ -8,7 +8,7 @@ sampled_ns: monotonic, taken before the first counter was read. Everything is th
 a message that is lost or repeated loses and doubles nothing.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final, NamedTuple
 
 import msgpack
@@ -54,11 +54,15 @@ def unpack(message: bytes) -> Sample:
     sound = (
         isinstance(program, str)
         and len(numbers) == 5
-        and all(_natural(value) for value in (*numbers, losses))
+        and _naturals((*numbers, losses))
         and isinstance(columns, list)
-        and all(map(_natural, columns))
-        and _mapping(gauges, _text, _natural)
-        and _mapping(names, _natural, _text)
+        and _naturals(columns)
+        and isinstance(gauges, dict)
+        and _texts(gauges.keys())
+        and _naturals(gauges.values())
+        and isinstance(names, dict)
+        and _naturals(names.keys())
+        and _texts(names.values())
     )
     if not sound:
         raise BadSample("a field of the sample has the wrong type")
@@ -68,13 +72,10 @@ def unpack(message: bytes) -> Sample:
     )
 
 
-def _natural(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 64
+def _naturals(values: Collection[Any]) -> bool:
+    """u64, each."""
+    return not values or ({*map(type, values)} == {int} and min(values) >= 0 and max(values) < 1 << 64)
 
 
-def _text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _mapping(value: Any, key_fits: Callable[[Any], bool], fits: Callable[[Any], bool]) -> bool:
-    return isinstance(value, dict) and all(key_fits(k) and fits(v) for k, v in value.items())
+def _texts(values: Collection[Any]) -> bool:
+    return {*map(type, values)} <= {str}
