@@ -9,7 +9,18 @@ import sys
 import time
 from typing import Final
 
-from tests.benchmarks import cpu, event_cost, events, frames, memory, open_close, overhead, report, start
+from tests.benchmarks import (
+    cpu,
+    crowd,
+    event_cost,
+    events,
+    frames,
+    memory,
+    open_close,
+    overhead,
+    report,
+    start,
+)
 from tests.benchmarks.figures import Benchmark, MeasurementFailed, Section
 from tests.guest import machine
 
@@ -21,6 +32,7 @@ PARTS: Final[dict[str, Benchmark]] = {
     events.TITLE: events.BENCHMARK,
     start.TITLE: start.BENCHMARK,
     cpu.TITLE: cpu.BENCHMARK,
+    crowd.TITLE: crowd.BENCHMARK,
     frames.TITLE: frames.BENCHMARK,
     memory.TITLE: memory.BENCHMARK,
 }

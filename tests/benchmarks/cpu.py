@@ -68,12 +68,17 @@ def measure(counts: Sequence[int]) -> list[Usage]:
 
 def _measure(sleepers: int) -> Usage:
     with Load(sleepers), supervisor() as run:
-        settled(run)
-        time.sleep(_WARM_UP_S)
-        tree = processes.tree(run.process.pid)
-        began_s, before = time.monotonic(), _used(tree)
-        time.sleep(_MEASURED_S)
-        after, took_s = _used(tree), time.monotonic() - began_s
+        return usage_of(run, sleepers)
+
+
+def usage_of(run: Run, sleepers: int) -> Usage:
+    """Of a supervisor that has been started, once it has settled down."""
+    settled(run)
+    time.sleep(_WARM_UP_S)
+    tree = processes.tree(run.process.pid)
+    began_s, before = time.monotonic(), _used(tree)
+    time.sleep(_MEASURED_S)
+    after, took_s = _used(tree), time.monotonic() - began_s
     return Usage(sleepers, {name: (after[name] - before[name]) / 1e9 / took_s for name in tree})
 
 

@@ -6,6 +6,8 @@ them are in four cgroups, where version 2 is mounted.
 
     with Load(2000):
         ...
+
+With `containers` they are in so many cgroups instead, which are called as docker's are.
 """
 
 import ctypes
@@ -30,11 +32,15 @@ _CGROUPS: Final = Path("/sys/fs/cgroup")
 
 
 class Load:
-    """The benchmark's side: a process whose children are the sleepers."""
+    """The benchmark's side: a process whose children are the sleepers. names: how many there are.
+    containers: so many cgroups are made for them in `hierarchy`, the folder where one is mounted."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(
+        self, count: int, names: int = _NAMES, containers: int = 0, hierarchy: Path = _CGROUPS
+    ) -> None:
+        self._arguments = str(count), str(names), str(containers), str(hierarchy)
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(Path(__file__)), str(count)],
+            [sys.executable, "-I", "-S", str(Path(__file__)), *self._arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
@@ -50,7 +56,8 @@ class Load:
     ) -> None:
         """The children get SIGKILL when their parent has gone; the folders can be removed when they are."""
         self._process.communicate()
-        for folder in cgroups(self._process.pid):
+        _, _, containers, hierarchy = self._arguments
+        for folder in cgroups(self._process.pid, int(containers), Path(hierarchy)):
             deadline_s = time.monotonic() + _GONE_S
             while folder.exists():
                 try:
@@ -61,19 +68,22 @@ class Load:
                     time.sleep(0.05)
 
 
-def cgroups(pid: int) -> list[Path]:
-    """Those that a load with this process id makes; none without cgroups of version 2."""
+def cgroups(pid: int, containers: int, hierarchy: Path) -> list[Path]:
+    """Those that a load with this process id makes, inner ones first; without containers none but in version
+    2."""
+    if containers:
+        folder = hierarchy / "docker"
+        return [*(folder / f"{pid:032x}{number:032x}" for number in range(containers)), folder]
     there = (_CGROUPS / "cgroup.procs").exists()
     return [_CGROUPS / f"bench-{pid}-{number}" for number in range(4)] if there else []
 
 
-def _sleep(number: int, scratch: str, period_s: float, folder: Path | None) -> None:
+def _sleep(number: int, name: str, scratch: str, period_s: float, folder: Path | None) -> None:
     """One sleeper; the first waking is spread over the period."""
     if folder:
         (folder / "cgroup.procs").write_text("0")
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    name = ctypes.c_char_p(f"sleeper{number % _NAMES}".encode())
-    ctypes.CDLL(None).prctl(_PR_SET_NAME, name, 0, 0, 0)
+    ctypes.CDLL(None).prctl(_PR_SET_NAME, ctypes.c_char_p(name.encode()), 0, 0, 0)
     delay_s = random.Random(number).uniform(0, period_s)
     while True:
         time.sleep(delay_s)
@@ -101,16 +111,19 @@ def _touch_files(scratch: str) -> None:
 
 def main() -> None:
     """The parent's side: makes them, and lives until its stdin is closed."""
-    count = int(sys.argv[1])
+    count, names, containers = map(int, sys.argv[1:4])
     period_s = _PERIOD_S * (2 if count >= _MANY else 1)
-    folders = cgroups(os.getpid())
-    for folder in folders:
-        folder.mkdir()
+    folders = cgroups(os.getpid(), containers, Path(sys.argv[4]))
+    for folder in reversed(folders):
+        folder.mkdir(exist_ok=True)
+    if containers:
+        del folders[-1]  # the one that they are in
     with tempfile.NamedTemporaryFile(prefix="load-") as scratch:
         for number in range(count):
             if os.fork() == 0:
                 try:
-                    _sleep(number, scratch.name, period_s, _folder(number, folders))
+                    name = f"sleeper{number % names}"
+                    _sleep(number, name, scratch.name, period_s, _folder(number, folders))
                 finally:
                     os._exit(1)
         print("ready", flush=True)
