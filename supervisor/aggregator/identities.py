@@ -39,6 +39,8 @@ class Identities:
         slots = maps["task"].info.rows
         self.slots = slots
         self.births = self.ends = 0
+        self._seen = b""  # of the kernel's table, at the last call
+        self._resting = False  # there are some that are freed, and not yet forgotten
         self._maps = maps
         self._groups = groups
         self._tree = ProcessTree(groups, read_command_line)
@@ -61,6 +63,10 @@ class Identities:
         before it will not be counted any more, and are forgotten.
         """
         task = arrays.records(self._maps["task"], TASK, used_pages(self._maps))
+        # Before anything is taken out of it: what the kernel writes from here on is different next time.
+        seen, self._seen = self._seen, task.tobytes()
+        if not self._resting and seen == self._seen:
+            return
         used = slice(len(task))  # the rest has never had an owner
         start_ns, state, freed_ns = task["start_ns"].copy(), task["state"].copy(), task["freed_ns"].copy()
         self.cgroup_of_slot[used] = task["cgroup_id"]
@@ -80,6 +86,7 @@ class Identities:
             self.group_of_slot[slot] = group
             self._own[slot] = self._tree.has_own(slot)
             self._known_start_ns[slot] = self._start_ns[slot]
+        self._resting = bool((freed & self.owned[used]).any())
         groups = self.group_of_slot[used][self.owned[used]]
         self.processes = np.bincount(groups, minlength=len(self.processes))
 
