@@ -184,6 +184,13 @@ def use_of(link: int | None) -> Use:
     return replace(told, missed=info.missed + program.recursion_misses)
 
 
+def recursion_misses(program_id: int) -> int:
+    """Events at which a program was not run, because it was running on that CPU already (since 5.12; before,
+    0). Raises OSError for one that is not there."""
+    program, knows_misses = _program_info(program_id)
+    return int(program.recursion_misses) if knows_misses else 0
+
+
 def _program_info(program_id: int) -> tuple[_ProgramInfo, bool]:
     """And whether the kernel knows of misses."""
     program = linux.bpf_program_by_id(program_id)

@@ -6,10 +6,12 @@ All programs run. EBPF_TEST_CHURN_S says for how long (`make churn`: a minute).
 import contextlib
 import os
 import time
+from pathlib import Path
 from typing import Final
 
 import pytest
 
+from supervisor.kernel import attach
 from tests.churners import OPENING, ORDERS, Churner
 from tests.harness import Run, supervisor
 from tests.kernel.conftest import PLANS
@@ -40,6 +42,26 @@ def resident(run: Run) -> dict[int, int]:
     return resident_bytes([run.process.pid, *run.children()])
 
 
+def missed(run: Run) -> int:
+    """Events that the kernel has kept from our programs. Where it can take the CPU from a program (that of a
+    trampoline, on a kernel with full preemption), the next task's event there passes the same program by."""
+    ids = set()
+    for file in Path(f"/proc/{run.process.pid}/fdinfo").iterdir():
+        ids |= {int(line.split()[1]) for line in file.read_text().splitlines() if line.startswith("prog_id:")}
+    return sum(attach.recursion_misses(program_id) for program_id in ids)
+
+
+def settle(run: Run, growth: Growth, made: int, opened: int) -> None:
+    """Exactly so many, or as many less as the kernel says; a birth that was missed costs all of its
+    process."""
+    if not missed(run):
+        assert growth.settle({OPENED: opened, STARTED: made}, 30) == {OPENED: opened, STARTED: made}
+        return
+    run.wait_frames(5)
+    assert 0 <= made - growth.by(*STARTED) <= missed(run)
+    assert 0 <= opened - growth.by(*OPENED) <= OPENS * missed(run)
+
+
 def test_churn_costs_no_event_and_nothing_grows() -> None:
     with (
         supervisor("--attach", PLANS[0], groups=GROUPS) as run,
@@ -55,8 +77,7 @@ def test_churn_costs_no_event_and_nothing_grows() -> None:
                 made, opened = made + more[0], opened + more[1]
                 if not before and time.monotonic() > began_s + SECONDS / 3:
                     before = resident(run)
-            expected = {OPENED: opened, STARTED: made}
-            assert growth.settle(expected, 30) == expected
+            settle(run, growth, made, opened)
         after = resident(run)
         grown = {pid: after[pid] - size for pid, size in before.items() if pid in after}
         assert max(grown.values()) < MOST_GROWTH_BYTES, grown
