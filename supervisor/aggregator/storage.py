@@ -122,9 +122,10 @@ def cgroup_fields() -> dict[str, memory.Field]:
 
 
 def mark_of(path: bytes) -> int:
-    """64 bits that tell paths apart: Python's own keyed hash, whose key all processes of a run have from the
-    supervisor, and nobody else knows."""
-    return hash(path) & ((1 << 64) - 1)
+    """64 bits that tell paths apart, in all processes alike."""
+    import hashlib  # half a megabyte, for machines with containers only
+
+    return int.from_bytes(hashlib.blake2b(path, digest_size=8).digest(), "little")
 
 
 def slot_fields(slots: int) -> dict[str, memory.Field]:
