@@ -3,6 +3,7 @@
 import os
 import pty
 import re
+import select
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -97,7 +98,8 @@ class Zsh:
 
     def _until(self, text: str) -> str:
         def there() -> bool:
-            self._seen += os.read(self._fd, 65536).decode(errors="replace")
+            if select.select([self._fd], [], [], 0.1)[0]:
+                self._seen += os.read(self._fd, 65536).decode(errors="replace")
             return text in self._seen
 
         wait_for(text, there)
