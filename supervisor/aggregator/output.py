@@ -4,8 +4,8 @@ O_NONBLOCK is no way: it belongs to the open file, so everybody who shares stdou
 pipe is asked for room before each write. A write that fits does not sleep, so not even SIGKILL cuts it.
 
     frame ──▶ fits an empty pipe ──▶ one write when there is room now, else none of it is written
-          └─▶ is larger ──▶ pieces of PIPE_BUF bytes at most, cut where a chart ends, each as soon as the pipe
-                            has a free page; what finds none in time goes out in the next cycle
+          └─▶ is larger ──▶ pieces that end where a chart does: as much as there is room for, PIPE_BUF bytes
+                            at least when a page is free; what finds none in time goes out in the next cycle
 """
 
 import array
@@ -13,23 +13,20 @@ import errno
 import fcntl
 import logging
 import os
-import re
 import select
 import stat
 import termios
 import time
-from collections import deque
-from collections.abc import Iterable, Iterator
 from typing import Final
 
 from supervisor.aggregator.stream import Frame
 
 # What a plugin's pipe is widened to; an unprivileged process may ask for 1 MiB (pipe(7)).
 PIPE_BYTES: Final = 1 << 20
-# Up to the line END, or all where there is none.
-_COLLECTION: Final = re.compile(rb".+?(?:^END\n|\Z)", re.DOTALL | re.MULTILINE)
-# A line, or as much of it as a piece holds: no line of ours is that long.
-_LINE: Final = re.compile(rb"[^\n]{0,%d}\n?" % (select.PIPE_BUF - 1))
+# What a chart's part of a frame begins with.
+_BEGINNINGS: Final = (b"\nBEGIN ", b"\nCHART ")
+# While there is time a quarter of the pipe is waited for, so that few writes do: a reader empties it at once.
+_PAUSE_S: Final = 0.001
 
 log = logging.getLogger("aggregator")
 
@@ -39,14 +36,18 @@ class ReaderGone(Exception):
 
 
 class Output:
-    """under_way: the pieces of a frame that are still to be written, by `go_on`."""
+    """Of a frame that is larger than the pipe some may still have to be written, by `go_on`."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._told = 0
         mode = os.fstat(fd).st_mode
         self._is_pipe, self._is_file = stat.S_ISFIFO(mode), stat.S_ISREG(mode)
-        self.under_way: deque[bytes] = deque()
+        self._frame, self._written = b"", 0  # that is under way, and how much of it is there
+
+    @property
+    def under_way(self) -> bool:
+        return self._written < len(self._frame)
 
     def send(self, frame: Frame, patience_s: float = 0.0) -> bool:
         """Writes a frame, as `write` does."""
@@ -66,7 +67,7 @@ class Output:
             raise ValueError("a frame is still under way")
         whole = b"".join(blocks)
         if self._is_pipe and len(whole) > self._capacity():
-            self.under_way.extend(pieces(blocks))
+            self._frame, self._written = whole, 0
             return self.go_on(patience_s)
         if not whole:
             return True
@@ -76,17 +77,27 @@ class Output:
         """Writes more of the frame that is under way; True when that was the end of it. Raises ReaderGone."""
         deadline_s = time.monotonic() + patience_s
         while self.under_way:
-            if not self._has_free_page(deadline_s - time.monotonic()) or not self._write(self.under_way[0]):
+            left_s = deadline_s - time.monotonic()
+            events = self._wait_for_a_page(left_s)
+            if not events:
                 return False
-            self.under_way.popleft()
+            room = self._room()
+            if events == select.POLLOUT and left_s > _PAUSE_S and room < self._capacity() // 4:
+                time.sleep(_PAUSE_S)
+                continue
+            end = cut(self._frame, self._written, max(room, select.PIPE_BUF))
+            if not self._write(self._frame[self._written : end]):
+                return False
+            self._written = end
+        self._frame, self._written = b"", 0
         return True
 
-    def _has_free_page(self, timeout_s: float) -> bool:
-        """Whether a write of PIPE_BUF bytes would not sleep: what poll(2) says of a pipe. True also when the
-        reader has gone, as the write then says."""
+    def _wait_for_a_page(self, timeout_s: float) -> int:
+        """What poll(2) says of the pipe: POLLOUT when a write of PIPE_BUF bytes would not sleep, more when
+        the reader has gone, as the write then says; 0 when neither is so in time."""
         poller = select.poll()
         poller.register(self._fd, select.POLLOUT)
-        return bool(poller.poll(max(0.0, timeout_s) * 1000))
+        return sum(events for _, events in poller.poll(max(0.0, timeout_s) * 1000))
 
     def _write(self, piece: bytes) -> bool:
         try:
@@ -135,24 +146,14 @@ class Output:
             view = view[written:]
 
 
-def pieces(blocks: Iterable[bytes]) -> Iterator[bytes]:
-    """The same bytes in pieces of PIPE_BUF at most. Each ends where a chart's lines do; only a chart that is
-    larger than a piece is cut, at the end of a line."""
-    piece = b""
-    for unit in _units(blocks):
-        if len(piece) + len(unit) > select.PIPE_BUF:
-            yield piece
-            piece = b""
-        piece += unit
-    if piece:
-        yield piece
-
-
-def _units(blocks: Iterable[bytes]) -> Iterator[bytes]:
-    """What is not to be cut: the definition of a chart, one collection of it, a line of what is too large."""
-    for block in blocks:
-        for chart in _COLLECTION.findall(block):
-            yield from [chart] if len(chart) <= select.PIPE_BUF else _LINE.findall(chart)
+def cut(frame: bytes, begin: int, size: int) -> int:
+    """Where a piece ends that begins there and has so many bytes at most: before another chart's lines;
+    within those of a chart that is larger, at the end of a line."""
+    end = begin + size
+    if end >= len(frame):
+        return len(frame)
+    found = max(frame.rfind(start, begin, end + len(start) - 1) for start in _BEGINNINGS) + 1
+    return found if found > begin else frame.rfind(b"\n", begin, end) + 1 or end
 
 
 def widen(fd: int) -> None:

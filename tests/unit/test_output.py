@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from supervisor.aggregator.output import PIPE_BYTES, Output, ReaderGone, pieces, reader_gone, widen
+from supervisor.aggregator.output import PIPE_BYTES, Output, ReaderGone, cut, reader_gone, widen
 from supervisor.aggregator.stream import ChartLine, DimensionLine, Frame, skeleton
 from tests.harness import wait_for
 
@@ -216,22 +216,51 @@ def test_a_reader_that_goes_in_the_middle_of_a_large_frame_is_noticed(tiny: Pipe
         tiny.output.go_on(PATIENCE_S)
 
 
-def test_pieces_are_cut_where_a_chart_ends_and_fill_a_page() -> None:
+def test_a_frame_larger_than_the_pipe_takes_few_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the reader takes at a time."""
+    pipe = Pipe(16 * PAGE)
+    frame = a_frame(3000, 1)
+    size = sum(map(len, frame))
+    written: list[int] = []
+    really = os.write
+
+    def write(fd: int, data: bytes) -> int:
+        written.append(really(fd, data))
+        return written[-1]
+
+    with read_all_the_time(pipe) as taken:
+        monkeypatch.setattr(os, "write", write)
+        assert pipe.output.write(frame, PATIENCE_S)
+        monkeypatch.undo()
+    assert bytes(taken) == b"".join(frame)
+    assert len(written) <= size // (pipe.size // 4 - PAGE) + 1
+
+
+def pieces(frame: bytes, size: int) -> Iterator[bytes]:
+    begin = 0
+    while begin < len(frame):
+        end = cut(frame, begin, size)
+        yield frame[begin:end]
+        begin = end
+
+
+@pytest.mark.parametrize("size", [select.PIPE_BUF, 10_007])
+def test_pieces_are_cut_where_a_chart_ends_and_fill_what_there_is(size: int) -> None:
     blocks = a_frame(400, 3)
-    cut = list(pieces(blocks))
-    assert b"".join(cut) == b"".join(blocks)
-    assert all(len(piece) <= select.PIPE_BUF for piece in cut)
-    assert all(len(one) + len(two) > select.PIPE_BUF for one, two in itertools.pairwise(cut))
-    assert all(piece.startswith((b"CHART ", b"BEGIN ")) for piece in cut)
-    assert all(piece.count(b"BEGIN ") == piece.count(b"END\n") for piece in cut)
-    assert all(piece.count(b"CHART ") * 3 == piece.count(b"DIMENSION ") for piece in cut)
+    found = list(pieces(b"".join(blocks), size))
+    assert b"".join(found) == b"".join(blocks)
+    assert all(len(piece) <= size for piece in found)
+    assert all(len(one) + len(two) > size for one, two in itertools.pairwise(found))
+    assert all(piece.startswith((b"CHART ", b"BEGIN ")) for piece in found)
+    assert all(piece.count(b"BEGIN ") == piece.count(b"END\n") for piece in found)
+    assert all(piece.count(b"CHART ") * 3 == piece.count(b"DIMENSION ") for piece in found)
 
 
 def test_a_chart_larger_than_a_page_is_cut_at_the_end_of_a_line() -> None:
     blocks = a_frame(2, 700)
-    cut = list(pieces(blocks))
-    assert b"".join(cut) == b"".join(blocks)
-    assert all(len(piece) <= select.PIPE_BUF and piece.endswith(b"\n") for piece in cut)
+    found = list(pieces(b"".join(blocks), select.PIPE_BUF))
+    assert b"".join(found) == b"".join(blocks)
+    assert all(len(piece) <= select.PIPE_BUF and piece.endswith(b"\n") for piece in found)
 
 
 def test_a_pipe_of_one_page_still_takes_a_block_that_fits() -> None:
