@@ -86,7 +86,7 @@ class Output:
                 time.sleep(_PAUSE_S)
                 continue
             end = cut(self._frame, self._written, max(room, select.PIPE_BUF))
-            if not self._write(self._frame[self._written : end]):
+            if not self._write(memoryview(self._frame)[self._written : end]):
                 return False
             self._written = end
         self._frame, self._written = b"", 0
@@ -99,7 +99,7 @@ class Output:
         poller.register(self._fd, select.POLLOUT)
         return sum(events for _, events in poller.poll(max(0.0, timeout_s) * 1000))
 
-    def _write(self, piece: bytes) -> bool:
+    def _write(self, piece: bytes | memoryview) -> bool:
         try:
             self._put(piece)
         except OSError as error:
@@ -130,7 +130,7 @@ class Output:
         capacity = self._capacity()
         return capacity if held[0] == 0 else capacity // 2 - held[0]
 
-    def _put(self, piece: bytes) -> None:
+    def _put(self, piece: bytes | memoryview) -> None:
         view = memoryview(piece)
         while view:
             try:
