@@ -33,11 +33,17 @@ enum column {
 //
 // Retransmits happen in whatever process a timer interrupts. A word holds 42 bits of the socket's address (the 6
 // below are zero, those above are the same for all) and the 22 bits of a process id (PID_MAX_LIMIT of
-// include/linux/threads.h). Sockets that fall on one place take it from each other: what is no longer there
-// is nobody's, and never somebody else's. 32,768 places are 256 KB.
-#define OWNER_BITS 15
+// include/linux/threads.h). A place has two; a third socket that falls on it takes that of the older one: what is
+// no longer there is nobody's, and never somebody else's. 16,384 places are 256 KB.
+#define OWNER_BITS 14
 #define TGID_BITS 22
-BPF_ARRAY(owners, u64, 1 << OWNER_BITS);
+
+struct owners {
+    u64 newer;
+    u64 older;
+};
+
+BPF_ARRAY(owners, struct owners, 1 << OWNER_BITS);
 
 // A trampoline's pointer as a number: the verifier lets nobody calculate with the pointer itself.
 static __always_inline u64 number_at(const u64 *argument)
@@ -52,7 +58,7 @@ static __always_inline u64 tag_of(u64 sock)
     return sock >> 6 << TGID_BITS;
 }
 
-static __always_inline u64 *owner_of(u64 sock)
+static __always_inline struct owners *owners_at(u64 sock)
 {
     u32 place = (sock >> 6) * 0x9E3779B97F4A7C15 >> (64 - OWNER_BITS); // Fibonacci hashing: 2^64 / golden ratio
     return owners.lookup(&place);
@@ -60,17 +66,22 @@ static __always_inline u64 *owner_of(u64 sock)
 
 static __always_inline void remember_owner(u64 sock)
 {
-    u64 *owner = owner_of(sock);
+    struct owners *two = owners_at(sock);
     u64 mine = tag_of(sock) | caller();
-    if (owner && *owner != mine)
-        *owner = mine;
+    if (!two || two->newer == mine)
+        return;
+    if (two->newer >> TGID_BITS != mine >> TGID_BITS)
+        two->older = two->newer;
+    two->newer = mine;
 }
 
 static __always_inline u32 slot_of_owner(u64 sock)
 {
-    u64 *owner = owner_of(sock);
-    u64 found = owner ? *owner : 0;
-    return found >> TGID_BITS << TGID_BITS == tag_of(sock) ? slot_for(found & ((1 << TGID_BITS) - 1)) : 0;
+    struct owners *two = owners_at(sock);
+    u64 tag = tag_of(sock), found = two ? two->newer : 0;
+    if (two && found >> TGID_BITS << TGID_BITS != tag)
+        found = two->older;
+    return found >> TGID_BITS << TGID_BITS == tag ? slot_for(found & ((1 << TGID_BITS) - 1)) : 0;
 }
 
 // ---- fields of struct sock, by the offsets that the loader reads from BTF
