@@ -48,8 +48,8 @@ class Top:
                 return memory.read(self._by)
             except NoConnections as error:
                 raise Refused(
-                    "top: there are no connections to tell of: socket does not run, or [network viewer] "
-                    "enabled is no; see ebpfctl status socket"
+                    "top: there are no connections to tell of: socket does not run, or `network connections` "
+                    "is no; see ebpfctl status socket"
                 ) from error
 
     @contextlib.contextmanager
