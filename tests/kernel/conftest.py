@@ -2,9 +2,11 @@
 
 import os
 from collections.abc import Iterator
+from typing import Final
 
 import pytest
 
+from supervisor.kernel import btf
 from tests.harness import Run, supervisor
 
 # Names of this run alone: another run's processes of the same name would be counted with ours.
@@ -12,6 +14,13 @@ KAT = f"kat{os.getpid()}"
 CHURN = f"churn{os.getpid()}"
 GROUPS = f"kat: {KAT}\nchurn: {CHURN}*\n"
 PLANS = os.environ.get("EBPF_TEST_ATTACH", "auto").split(",")
+
+# For tests of events that come in interrupts. Kernels of some sandboxes (they have bpf_prog_aux.init_owned)
+# keep what process 1 does from programs: at a tracepoint in an interrupt that finds one of its threads, none
+# runs and none counts as missed, while ftrace sees the event. Such a test loses some now and then.
+in_interrupts: Final = pytest.mark.flaky(
+    reruns=3, condition=btf.number_of("bpf_prog_aux", "init_owned") is not None
+)
 
 
 @pytest.fixture(scope="module", params=PLANS)

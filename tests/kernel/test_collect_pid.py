@@ -11,7 +11,7 @@ from supervisor.kernel import arrays
 from supervisor.kernel.arrays import TASK
 from supervisor.kernel.maps import TASK_LIVE, TASK_THREAD
 from tests.harness import supervisor, wait_for
-from tests.kernel.conftest import KAT
+from tests.kernel.conftest import KAT, in_interrupts
 from tests.kernel.counting import Growth, grows
 from tests.kernel.kernel_maps import identity_map
 from tests.workload import Workload
@@ -90,6 +90,7 @@ def test_all_knows_the_threads_that_were_there_before_the_start() -> None:
             assert growth.settle(expected) == expected
 
 
+@in_interrupts
 def test_program_that_counts_by_process_does_so_beside_one_that_counts_by_thread() -> None:
     """Births, ends and releases of threads are their process's, though threads have slots of their own."""
     expected = {
@@ -108,6 +109,7 @@ def test_program_that_counts_by_process_does_so_beside_one_that_counts_by_thread
         assert growth.settle(expected) == expected
 
 
+@in_interrupts
 def test_thread_that_takes_its_process_over_by_exec_leaves_no_slot_behind() -> None:
     with supervisor("--only", "fd", groups=GROUPS, files=collecting("all")) as run, identity_map(run) as held:
         process = subprocess.Popen([sys.executable, "-c", EXEC_IN_A_THREAD])

@@ -16,7 +16,7 @@ import pytest
 
 from tests import crowd
 from tests.harness import Run, supervisor, wait_for
-from tests.kernel.conftest import PLANS
+from tests.kernel.conftest import PLANS, in_interrupts
 from tests.kernel.counting import Growth, grows
 from tests.network import Peer
 
@@ -313,6 +313,7 @@ def sent_again(run: Run, client: Peer) -> int:
     return client.retransmits(loss_probes=plans == ["tracepoint"])
 
 
+@in_interrupts
 def test_retransmits_and_the_rest_after_the_end_are_counted_at_the_service() -> None:
     """What is received after both ends have closed, too: the socket has lost its port then."""
     with contextlib.ExitStack() as stack:

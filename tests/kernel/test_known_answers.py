@@ -5,7 +5,7 @@ import pytest
 
 from supervisor.kernel import identities
 from tests.harness import SLOW, Run, wait_for
-from tests.kernel.conftest import CHURN, KAT
+from tests.kernel.conftest import CHURN, KAT, in_interrupts
 from tests.kernel.counting import Growth, grows
 from tests.kernel.coverage import covered
 from tests.workload import Workload
@@ -89,18 +89,22 @@ def tells_the_living_from_zombies(run: Run) -> None:
     covered(run, "process", "living", "zombie", how=how)
 
 
+@in_interrupts
 def test_process_is_counted_as_a_process_and_a_thread_as_a_thread(counting: Run) -> None:
     tells_processes_from_threads(counting)
 
 
+@in_interrupts
 def test_processes_and_threads_are_told_apart_in_return_mode_too(returning: Run) -> None:
     tells_processes_from_threads(returning)
 
 
+@in_interrupts
 def test_living_processes_and_zombies_are_told_apart(counting: Run) -> None:
     tells_the_living_from_zombies(counting)
 
 
+@in_interrupts
 def test_the_living_and_zombies_are_told_apart_in_return_mode_too(returning: Run) -> None:
     tells_the_living_from_zombies(returning)
 

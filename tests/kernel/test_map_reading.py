@@ -10,7 +10,7 @@ from supervisor import linux
 from supervisor.kernel import reading
 from supervisor.spawn import find_account
 from tests.harness import Run, supervisor
-from tests.kernel.conftest import CHURN, GROUPS, KAT, PLANS
+from tests.kernel.conftest import CHURN, GROUPS, KAT, PLANS, in_interrupts
 from tests.kernel.counting import Growth, grows
 from tests.process.test_cleaning import with_title
 from tests.workload import Workload
@@ -43,6 +43,7 @@ def test_events_are_counted_exactly_when_maps_are_read_by_look_ups(looking_up: R
         assert growth.settle(expected) == expected
 
 
+@in_interrupts
 def test_zombies_are_counted_when_the_identities_are_read_by_look_ups(looking_up: Run) -> None:
     zombies = ("system.process_status", "zombie")
     with Growth(looking_up, zombies) as growth, Workload(KAT) as work:
@@ -83,6 +84,7 @@ def test_workers_keep_the_one_capability_that_this_kernel_asks_for_and_no_other(
         assert held == {"CapInh": 0, "CapPrm": kept, "CapEff": kept, "CapBnd": 0, "CapAmb": 0}
 
 
+@in_interrupts
 def test_who_was_there_before_the_start_is_counted_with_all_threads() -> None:
     """Nobody sees them born: they are found in /proc."""
     with Workload(KAT) as work:

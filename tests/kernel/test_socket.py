@@ -16,7 +16,7 @@ from typing import Final
 import pytest
 
 from tests.harness import Run, supervisor, wait_for
-from tests.kernel.conftest import PLANS
+from tests.kernel.conftest import PLANS, in_interrupts
 from tests.kernel.counting import Growth, grows
 from tests.kernel.coverage import covered
 from tests.network import Peer
@@ -304,6 +304,7 @@ def test_calls_that_fail_are_errors_and_move_nothing(sockets: Sockets, peers: tu
         assert (HOST[column][0] in sockets.run.charts()) == (column in sockets.columns), column
 
 
+@in_interrupts
 def test_retransmits_are_counted_at_the_process_whose_socket_it_is(
     sockets: Sockets, peers: tuple[Peer, Peer]
 ) -> None:
@@ -313,6 +314,7 @@ def test_retransmits_are_counted_at_the_process_whose_socket_it_is(
     retransmit(sockets, server, client, lambda: server.do("deaf"), lambda: server.do("hear"))
 
 
+@in_interrupts
 def test_retransmits_over_a_link_that_loses_packets_are_counted_at_the_process_whose_socket_it_is(
     sockets: Sockets, peers: tuple[Peer, Peer]
 ) -> None:

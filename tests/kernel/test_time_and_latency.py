@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness import Run, supervisor
+from tests.kernel.conftest import in_interrupts
 from tests.kernel.counting import Growth
 from tests.kernel.coverage import covered
 from workers.declaration import LABELS
@@ -69,6 +70,7 @@ def test_first_value_of_a_new_disk_is_0_so_that_the_agent_loses_nothing(run: Run
     assert requests(run, disk) >= 101
 
 
+@in_interrupts
 def test_every_request_of_a_disk_is_in_its_histogram_once(run: Run, disk: Path) -> None:
     read_directly(disk, 101, 4096)  # the disk's chart begins
     run.wait_frames(3)
@@ -79,6 +81,7 @@ def test_every_request_of_a_disk_is_in_its_histogram_once(run: Run, disk: Path) 
     covered(run, "disk", *(f"latency {label}" for label in LABELS))
 
 
+@in_interrupts
 def test_equal_requests_under_way_at_once_are_all_counted(run: Run, disk: Path) -> None:
     """Two readers of the same sector have requests that no tracepoint tells apart."""
     read_directly(disk, 11, 1)
