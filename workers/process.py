@@ -12,6 +12,7 @@ from supervisor.kernel.plans import (
     Target,
     entering,
     function_plan,
+    in_task_plans,
     leaving,
     raw_tracepoint_plan,
     syscall_plan,
@@ -39,8 +40,10 @@ _CLONE_SIGHAND = 0x800
 # A new task has its parent as the current one at all of these places. kernel_clone (_do_fork before 5.10)
 # does not see the kernel's own io threads.
 _CREATE = (
-    raw_tracepoint_plan("on_create", "args[1]", "task:task_newtask"),
-    tracepoint_plan("on_create", "args->clone_flags", "task:task_newtask"),
+    *in_task_plans(
+        raw_tracepoint_plan("on_create", "args[1]", "task:task_newtask"),
+        tracepoint_plan("on_create", "args->clone_flags", "task:task_newtask"),
+    ),
     function_plan("fexit", "kernel_clone", "on_clone", "kernel_flags(args[0]), (int)args[1]"),
     *(
         Plan(
@@ -54,8 +57,10 @@ _CREATE = (
     ),
 )
 _EXIT = (
-    raw_tracepoint_plan("on_exit", "", "sched:sched_process_exit"),
-    tracepoint_plan("on_exit", "", "sched:sched_process_exit"),
+    *in_task_plans(
+        raw_tracepoint_plan("on_exit", "", "sched:sched_process_exit"),
+        tracepoint_plan("on_exit", "", "sched:sched_process_exit"),
+    ),
     function_plan("fentry", "do_exit", "on_exit"),
     function_plan("kprobe", "do_exit", "on_exit"),
 )

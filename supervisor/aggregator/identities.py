@@ -115,5 +115,3 @@ class Identities:
             self._tree.ended(slot)
             self.owned[slot] = False
             self.ends += 1
-
-

@@ -19,6 +19,7 @@ from supervisor.kernel.plans import (
     Hook,
     Plan,
     Preference,
+    in_task_plans,
     raw_tracepoint_plan,
     task_plans,
     tracepoint_plan,
@@ -48,40 +49,46 @@ def _hook(name: str, *plans: Plan) -> Hook:
     return Hook(name, plans, plans)
 
 
-# Raw tracepoints first: a plain one's program is left out while another such program, or a bpf() call about a
-# map, is under way on the same processor (task_plans). The fork hook stands last: when it sees births, the
-# others see what becomes of them.
+# The fork hook stands last: when it sees births, the others see what becomes of them.
 HOOKS: Final = (
     _hook(
         "exec",
-        raw_tracepoint_plan("on_exec", "args[1]", "sched:sched_process_exec"),
-        tracepoint_plan("on_exec", "args->old_pid", "sched:sched_process_exec"),
+        *in_task_plans(
+            raw_tracepoint_plan("on_exec", "args[1]", "sched:sched_process_exec"),
+            tracepoint_plan("on_exec", "args->old_pid", "sched:sched_process_exec"),
+        ),
     ),
     _hook(
         "exit",
-        raw_tracepoint_plan("on_exit", "", "sched:sched_process_exit"),
-        tracepoint_plan("on_exit", "", "sched:sched_process_exit"),
+        *in_task_plans(
+            raw_tracepoint_plan("on_exit", "", "sched:sched_process_exit"),
+            tracepoint_plan("on_exit", "", "sched:sched_process_exit"),
+        ),
     ),
     _hook("free", *task_plans("on_free", "sched:sched_process_free")),
     _hook(
         "rename",
-        raw_tracepoint_plan(
-            "on_rename",
-            "pid_of_task(args[0]), (const char *)args[1]",
-            "task:task_rename",
-            field="task_struct.pid",
-        ),
-        *(
-            tracepoint_plan("on_rename", f"args->pid, {name}", "task:task_rename")
-            for name in ("args->newcomm", "(const char *)args + (args->data_loc_newcomm & 0xffff)")
+        *in_task_plans(
+            raw_tracepoint_plan(
+                "on_rename",
+                "pid_of_task(args[0]), (const char *)args[1]",
+                "task:task_rename",
+                field="task_struct.pid",
+            ),
+            *(
+                tracepoint_plan("on_rename", f"args->pid, {name}", "task:task_rename")
+                for name in ("args->newcomm", "(const char *)args + (args->data_loc_newcomm & 0xffff)")
+            ),
         ),
     ),
     _hook(
         "newtask",
-        raw_tracepoint_plan(
-            "on_newtask", "pid_of_task(args[0]), args[1]", "task:task_newtask", field="task_struct.pid"
+        *in_task_plans(
+            raw_tracepoint_plan(
+                "on_newtask", "pid_of_task(args[0]), args[1]", "task:task_newtask", field="task_struct.pid"
+            ),
+            tracepoint_plan("on_newtask", "args->pid, args->clone_flags", "task:task_newtask"),
         ),
-        tracepoint_plan("on_newtask", "args->pid, args->clone_flags", "task:task_newtask"),
     ),
 )
 
@@ -235,6 +242,7 @@ _PLANT, _MAP, _EXITED, _GONE, _CGROUP = range(5)
 _TGID, _CGROUP_ID, _STATE = map(list(TASK_MEMBERS).index, ("tgid", "cgroup_id", "state"))
 # How often is looked for processes without a cgroup: each time finds the children of the time before.
 _CGROUP_ROUNDS: Final = 3
+_ORDER_TRIES: Final = 100
 
 
 class _Order(ctypes.Structure):
@@ -328,14 +336,14 @@ class _Planter:
         self._number += 1
         order = _Order(number=self._number, kind=kind, slot=slot, pid=pid, **more)
         linux.bpf_update_array(self._order_fd, 0, ctypes.addressof(order))
-        linux.set_task_name(self._name)
         answer = (ctypes.c_uint64 * 2)()
-        linux.bpf_read_array(self._answer_fd, 1, ctypes.sizeof(answer), ctypes.addressof(answer))
-        if answer[0] != self._number:
-            raise Unavailable(
-                "processes that are there already cannot be given slots: task_rename is not seen"
-            )
-        return int(answer[1])
+        # The kernel leaves a program out now and then (plans.in_task_plans, plans.task_plans).
+        for _ in range(_ORDER_TRIES):
+            linux.set_task_name(self._name)
+            linux.bpf_read_array(self._answer_fd, 1, ctypes.sizeof(answer), ctypes.addressof(answer))
+            if answer[0] == self._number:
+                return int(answer[1])
+        raise Unavailable("processes that are there already cannot be given slots: task_rename is not seen")
 
 
 def _threads(pid: int) -> list[int]:

@@ -242,6 +242,18 @@ def task_plans(handler: str, event: str) -> tuple[Plan, ...]:
     )
 
 
+def in_task_plans(raw: Plan, *plain: Plan) -> tuple[Plan, ...]:
+    """Plans for a tracepoint that fires in a task, not in interrupts; first what loses least.
+
+    Since 7.0 a tracepoint's functions can be preempted (tracepoint_srcu in include/linux/tracepoint.h): the
+    program of a raw one is then left out for the next tasks on that CPU until it goes on. perf, which runs the
+    programs of plain ones, still disables preemption (include/trace/perf.h). Before, see `task_plans`.
+    """
+    return (*plain, raw) if _RELEASE >= (7, 0) else (raw, *plain)
+
+
+_RELEASE: Final = tuple(int(number) for number in re.findall(r"\d+", os.uname().release)[:2])
+
 # Before the name of a system call's function since 4.17 (arch/*/include/asm/syscall_wrapper.h). Its argument
 # is the caller's registers; 32-bit calls have functions of their own, which are left out.
 _WRAPPER: Final[Mapping[str, str]] = {

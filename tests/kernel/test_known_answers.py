@@ -1,6 +1,5 @@
 """Known numbers of real events, and exactly these numbers in the stream, at the process that made them."""
 
-
 import pytest
 
 from supervisor.kernel import identities
