@@ -245,8 +245,8 @@ def task_plans(handler: str, event: str) -> tuple[Plan, ...]:
 def in_task_plans(raw: Plan, *plain: Plan) -> tuple[Plan, ...]:
     """Plans for a tracepoint that fires in a task, not in interrupts; first what loses least.
 
-    Since 7.0 a tracepoint's functions can be preempted (tracepoint_srcu in include/linux/tracepoint.h): the
-    program of a raw one is then left out for the next tasks on that CPU until it goes on. perf, which runs the
+    Since 7.0 a tracepoint's functions can be preempted (tracepoint_srcu in include/linux/tracepoint.h): then
+    the program of a raw one is left out for the next tasks on that CPU until it goes on. perf, which runs the
     programs of plain ones, still disables preemption (include/trace/perf.h). Before, see `task_plans`.
     """
     return (*plain, raw) if _RELEASE >= (7, 0) else (raw, *plain)
