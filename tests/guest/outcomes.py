@@ -46,6 +46,9 @@ MECHANISMS: Final[Mapping[str, tuple[str, ...]]] = {
     "6.12": ("test_probes.py",),
     "7.2": ("test_connections.py", "test_connection_rows.py", "test_short_cgroups.py", "test_churn.py"),
 }
+# Debian's 7.x preempts what runs in the kernel, programs of trampolines too: another task's event on that CPU
+# is missed then. One of some thousand in a guest, where a program takes so much longer.
+RERUNS: Final[Mapping[str, int]] = {"7.2": 2}
 # Two guests at a time: each has two virtual processors, of which one is mostly idle.
 AT_ONCE: Final = max(1, (os.cpu_count() or 2))
 
@@ -68,7 +71,7 @@ def answer(kernel: str, folder: Path) -> Outcome:
     report = folder / "report.xml"
     further = MECHANISMS.get(kernel, ()) if COVERAGE else ()
     tests = [ROOT / "tests/kernel" / name for name in (*NUMBERS, *further)]
-    words = ["-q", "-p", "no:cacheprovider", f"--junitxml={report}"]
+    words = ["-q", "-p", "no:cacheprovider", f"--junitxml={report}", f"--reruns={RERUNS.get(kernel, 0)}"]
     result = machine.run(
         kernel,
         [sys.executable, "-m", "pytest", *map(str, tests), *words],
