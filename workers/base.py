@@ -1,5 +1,5 @@
 """What every worker does: each tick it reads its program's maps, puts the blocks of rows that changed into
-the shared table, and announces them with one message.
+the shared table, and announces them with one message. Where nothing is new, the table tells that.
 
 It has no privilege, no kernel object of its own, and no state that its successor would miss.
 """
@@ -201,32 +201,51 @@ class _Worker:
         self._columns = tuple(sorted(assignment.columns))
         self._tender = self._program.tender(assignment.maps) if self._program.tender else None
         self._send = send
+        self._announced = -1  # the last sample that was, and what stood in its message
+        self._said: tuple[object, ...] = ()
 
     def sample(self) -> None:
         """Reads, writes, announces; never waits. A message that nobody takes is not made up for: the
         next one says the same."""
         program, given = self._program, self._given
         sampled_ns = time.monotonic_ns()
+        tick = sampled_ns // (given.update_every_s * _NS)
         sequence = self._table.sequence + 1
+        said = (
+            dict(program.gauges(given.maps)) if program.gauges else {},
+            dict(program.names(given.maps, given.hooks)) if program.names else {},
+            program.losses(given.maps) if program.losses else 0,
+        )
         with self._open() as live:
             size = min(live.size_bytes, self._rows_bytes)
             numbers = self._baseline.changed(given.generation, live.address, size)
-            self._table.write(sequence, numbers, live.bytes[:size])
-        announced = sample.Sample(
-            program=program.name,
-            generation=given.generation,
-            sequence=sequence,
-            tick=sampled_ns // (given.update_every_s * _NS),
-            sampled_ns=sampled_ns,
-            blocks=len(numbers),
-            columns=self._columns,
-            gauges=dict(program.gauges(given.maps)) if program.gauges else {},
-            names=dict(program.names(given.maps, given.hooks)) if program.names else {},
-            losses=program.losses(given.maps) if program.losses else 0,
-        )
-        self._send(sample.pack(announced))
+            news = bool(numbers) or said != self._said or self._baseline.heard != self._announced
+            if news:
+                self._table.write(sequence, numbers, live.bytes[:size])
+        if news:
+            self._announce(sequence, tick, sampled_ns, len(numbers), *said)
+        else:
+            self._table.repeat(tick, sampled_ns)
         if self._tender:
             self._tender.after_sample()
+
+    def _announce(
+        self,
+        sequence: int,
+        tick: int,
+        sampled_ns: int,
+        blocks: int,
+        gauges: dict[str, int],
+        names: dict[int, str],
+        losses: int,
+    ) -> None:
+        given, columns = self._given, self._columns
+        announced = sample.Sample(
+            *(self._program.name, given.generation, sequence, tick, sampled_ns, blocks, columns),
+            *(gauges, names, losses),
+        )
+        self._send(sample.pack(announced))
+        self._announced, self._said = sequence, (gauges, names, losses)
 
     def _open(self) -> Content:
         """The rows; of slots those that were ever given."""

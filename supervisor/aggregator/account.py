@@ -1,5 +1,6 @@
 """The account of one program: takes its samples and adds what they say to the totals in its ledger."""
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -57,9 +58,10 @@ class Account:
 
     @property
     def seen_tick(self) -> int:
-        """Tick of the newest sample announced, -1 before the first."""
-        newest = self._pending or self.latest
-        return newest.tick if newest else -1
+        """Tick of the newest sample there is, -1 before the first."""
+        if self._pending or not self.latest:
+            return self._pending.tick if self._pending else -1
+        return max(self.latest.tick, self._reader.repeated()[0])
 
     def announce(self, sample: Sample) -> None:
         """Notes a sample; a newer one replaces it before it was taken."""
@@ -81,7 +83,7 @@ class Account:
         """
         sample, self._pending = self._pending, None
         if sample is None:
-            return False
+            return self._take_repeated()
         if sample.generation != self.ledger.generation:
             self.ledger.start_generation(sample.generation)
         rows = self._reader.take(sample.sequence, self.ledger.changed)
@@ -90,7 +92,21 @@ class Account:
             return False
         self._begin_anew(sample.names)
         self._commit(sample, *self.ready(*rows), groupings)
+        self.ledger.hear(sample.sequence)
         self.latest, self.fresh = sample, True
+        self.taken += 1
+        return True
+
+    def _take_repeated(self) -> bool:
+        """A sample that says the same as the last one taken, if there is one. Its moment is checked: slots
+        are given again by it, and the worker could write anything."""
+        if not self.latest:
+            return False
+        tick, sampled_ns = self._reader.repeated()
+        if tick <= self.latest.tick or not self.ledger.sampled_ns <= sampled_ns <= time.monotonic_ns():
+            return False
+        self.ledger.commit_nothing(self.latest.sequence, sampled_ns)
+        self.latest, self.fresh = self.latest._replace(tick=tick, sampled_ns=sampled_ns), True
         self.taken += 1
         return True
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from supervisor.kernel import arrays
 from supervisor.kernel.arrays import U32Array, U64Array
-from supervisor.pipeline.ledger import GENERATION, HEAD_WORDS, SAMPLED_NS, SEQUENCE, Shape
+from supervisor.pipeline.ledger import GENERATION, HEAD_WORDS, HEARD, SAMPLED_NS, SEQUENCE, Shape
 
 _STATE, _COUNT, _ENTITIES = 0, 1, 2
 _EMPTY: Final = 0
@@ -52,6 +52,7 @@ class Ledger:
         self._words = shape.words
         self.version = 0
         self._at: dict[str, npt.NDArray[Any]] = arrays.views(fd, shape.fields(), writable=True)
+        self._at["head"][HEARD] = 0
         if int(self._at["journal"][_STATE]) == _VALID:
             self._apply()
 
@@ -141,6 +142,10 @@ class Ledger:
         self._at["journal"][_ENTITIES] = len(entities)
         self._at["journal"][_STATE] = _VALID
         self._apply()
+
+    def hear(self, sequence: int) -> None:
+        """Tells the worker that it need not say the same again."""
+        self._at["head"][HEARD] = sequence
 
     def commit_nothing(self, sequence: int, sampled_ns: int) -> None:
         """Takes a sample in which no row is another than it was. Killed between the two, the next aggregator

@@ -294,7 +294,8 @@ class _Aggregator:
             time.sleep(_TOGETHER_S)
             self._drain()
         while not stop and (left_ns := deadline_ns - time.monotonic_ns()) > 0 and self._missing(now_s):
-            if not self._wait(left_ns / _NS):
+            # A sample that repeats the last one comes without a message.
+            if not self._wait(min(left_ns / _NS, _TOGETHER_S)):
                 return
 
     def _wait(self, timeout_s: float) -> bool:

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from supervisor.kernel import arrays
 from supervisor.kernel.arrays import U32Array, U64Array
-from supervisor.pipeline.table import COUNT, HOLDS, Shape
+from supervisor.pipeline.table import COUNT, HOLDS, REPEATED_NS, REPEATED_TICK, Shape
 
 Pick = Callable[[U32Array, U64Array], tuple[U32Array, U64Array]]
 
@@ -16,6 +16,11 @@ class Reader:
     def __init__(self, fd: int, shape: Shape) -> None:
         self._shape = shape
         self._at: dict[str, npt.NDArray[Any]] = arrays.views(fd, shape.fields(), writable=False)
+
+    def repeated(self) -> tuple[int, int]:
+        """Tick and moment of the last sample that said the same as the one before it."""
+        head = self._at["head"]
+        return int(head[REPEATED_TICK]), int(head[REPEATED_NS])
 
     def take(self, sequence: int, pick: Pick) -> tuple[U32Array, U64Array] | None:
         """What `pick` takes out of that sample's blocks, given their numbers and their contents, u64 [blocks,

@@ -15,6 +15,9 @@ GENERATION: Final = 0  # which making of the kernel objects the baseline belongs
 SEQUENCE: Final = 1  # last sample taken
 SAMPLED_NS: Final = 2  # when that was read from the kernel
 HEAD_WORDS: Final = 3
+HEARD: Final = (
+    3  # last sample that the aggregator which runs now has taken, 0 = none; not in the journal's head
+)
 _WORD_BYTES: Final = 8
 
 
@@ -71,8 +74,13 @@ class Baseline:
     def __init__(self, fd: int, layout: Layout) -> None:
         size_bytes, head, baseline, _, self._block_bytes = layout
         self._memory = linux.SharedMemory(fd, size_bytes, writable=False)
-        self._head = self._memory.bytes()[head : head + HEAD_WORDS * _WORD_BYTES].cast("Q")
+        self._head = self._memory.bytes()[head : head + (HEARD + 1) * _WORD_BYTES].cast("Q")
         self._address = self._memory.address + baseline
+
+    @property
+    def heard(self) -> int:
+        """Number of the last sample that the aggregator has taken, 0 for a new aggregator."""
+        return int(self._head[HEARD])
 
     def changed(self, generation: int, address: int, size_bytes: int) -> list[int]:
         """Numbers of the blocks whose rows are not those last taken; address, size_bytes: of the live rows,

@@ -1,12 +1,15 @@
 """The shared table: where a worker puts what changed, and the aggregator takes it from
 (supervisor/aggregator/table_reader.py).
 
-    head:  published sequence number · moment of it
+    head:  sequence number of the last sample that was written · moment of the last one at all · tick and
+           moment of the last one that said the same as the one before
     half:  number of the sample it holds, 0 while it is written · block count · block numbers · blocks
 
 What has changed is told by blocks of some rows. A sample is written into half `sequence % 2` and then
 announced by a message. No lock: the reader copies and looks at the half's number before and after; a worker
 that has overrun the reader is seen by that, and its next sample says the same and more.
+
+A sample that says what the reader knows already is neither written nor announced: the head tells of it.
 """
 
 import os
@@ -21,6 +24,8 @@ from supervisor.pipeline import memory
 
 _HEAD: Final = struct.Struct("<QQ")
 _SEQUENCE, _PUBLISHED_NS = 0, 1
+REPEATED_TICK, REPEATED_NS = 2, 3
+_HEAD_WORDS: Final = 4
 HOLDS, COUNT = 0, 1
 _WORD_BYTES: Final = 8
 _NUMBER_BYTES: Final = 4
@@ -101,7 +106,7 @@ class Writer:
         size_bytes, blocks, self._block_bytes, head, halves = layout
         self._memory = linux.SharedMemory(fd, size_bytes, writable=True)
         everything = self._memory.bytes()
-        self._head = everything[head : head + _HEAD.size].cast("Q")
+        self._head = everything[head : head + _HEAD_WORDS * _WORD_BYTES].cast("Q")
         self._halves = [
             (
                 everything[half : half + _HEAD.size].cast("Q"),
@@ -115,6 +120,13 @@ class Writer:
     def sequence(self) -> int:
         """Number of the last sample, this worker's or its predecessor's."""
         return int(self._head[_SEQUENCE])
+
+    def repeat(self, tick: int, sampled_ns: int) -> None:
+        """A sample that says the same as the last one written. A reader may see the tick of one such and the
+        moment of the next: that is true as well."""
+        self._head[REPEATED_NS] = sampled_ns
+        self._head[REPEATED_TICK] = tick
+        self._head[_PUBLISHED_NS] = time.monotonic_ns()
 
     def write(self, sequence: int, numbers: Sequence[int], live: memoryview) -> None:
         """live: the bytes of all blocks; the last one may be shorter than the others."""
