@@ -5,6 +5,7 @@ It runs as root in a process and a mount namespace of its own: the tracefs and b
 mounted there, out of everybody's sight, and are gone with the process however it ends.
 """
 
+import errno
 import os
 import socket
 from collections.abc import Mapping
@@ -28,6 +29,8 @@ def run(channel: socket.socket, request: Request) -> int:
         loaded = load(request)
     except Unavailable as error:
         loaded = Loaded(error=str(error))
+    except PermissionError as error:
+        loaded = Loaded(error=f"{error.strerror} ({errno.errorcode[error.errno or 0]})")
     handover.send(channel, loaded)
     return 0
 

@@ -51,3 +51,9 @@ class CoreUnit(LoadingUnit):
     def unavailable(self, why: str) -> None:
         super().unavailable(why)
         self._ready_call()
+
+    def failed(self, why: str) -> None:
+        """What does not need identities goes on without them, when they have been tried for often enough."""
+        super().failed(why)
+        if self.state is State.FATAL:
+            self._ready_call()

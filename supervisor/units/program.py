@@ -112,9 +112,12 @@ class ProgramUnit(LoadingUnit):
         if self.program.kind == "slot" and self._core.loaded is None:
             if self._core.state is State.UNAVAILABLE:
                 self.unavailable(self._core.description)
+            elif self._core.state is State.FATAL:
+                self.enter(State.FATAL, f"no identities of processes: {self._core.description}")
             else:
                 self.description = "waiting for the identities of processes"
-                self._core.start()
+                if self._core.state is State.STOPPED:
+                    self._core.start()
         else:
             self.load()
 
@@ -138,6 +141,8 @@ class ProgramUnit(LoadingUnit):
         """A program that the configuration does not run is stopped again a lifetime after its first start."""
         if self.state in HAS_PROCESS:
             return
+        if self.program.kind == "slot" and self._core.state is State.FATAL:
+            self._core.start()
         if not self.config.enabled and self.config.lifetime_s and self._end is None:
             self._ends_s = time.monotonic() + self.config.lifetime_s
             self._end = self.house.loop.after(self.config.lifetime_s, self.stop)
@@ -160,8 +165,10 @@ class ProgramUnit(LoadingUnit):
             self._keeping = True
 
     def core_is_ready(self) -> None:
-        """Goes on with a start that waited."""
-        if self.state is State.STARTING and self.child is None:
+        """Goes on with a start that waited, and takes up one that was given up for want of identities."""
+        if self.state is State.FATAL and self.program.kind == "slot" and self._core.loaded:
+            self._launch()
+        elif self.state is State.STARTING and self.child is None:
             try:
                 self.launch()
             except OSError as error:

@@ -23,7 +23,15 @@ from supervisor.pipeline.sample import Sample, pack
 from tests import faults
 from tests.harness import ROOT, SLOW, SUPERVISOR, Run, Stream, supervisor, wait_for
 from tests.process.test_bad_input import messages
-from tests.process.test_cleaning import _stat, descriptors, held_objects, is_zombie, with_title
+from tests.process.test_cleaning import (
+    KernelObject,
+    _stat,
+    descriptors,
+    held_objects,
+    is_zombie,
+    kernel_objects,
+    with_title,
+)
 from tests.process.test_faults import Counted, resident_bytes, unit, units, wait_replaced
 from tests.workload import Workload
 
@@ -174,7 +182,10 @@ def test_with_a_few_descriptors_a_program_is_restarted_or_refused_and_none_leaks
 REFUSED: Final = [
     (command, error) for error in ("EPERM", "ENOMEM") for command in [*faults.BPF, "perf_event_open"]
 ]
-SHORT: Final = [("PROG_LOAD", "EPERM"), ("MAP_CREATE", "ENOMEM"), ("LINK_CREATE", "ENOMEM")]
+SHORT: Final = [
+    *(("PROG_LOAD", "EPERM"), ("MAP_CREATE", "ENOMEM"), ("LINK_CREATE", "ENOMEM")),
+    *(("MAP_UPDATE_ELEM", "EPERM"), ("MAP_UPDATE_ELEM", "ENOMEM")),
+]
 
 
 @pytest.mark.skipif(not faults.can_refuse(), reason="the numbers of system calls are not known here")
@@ -183,12 +194,21 @@ def test_what_the_kernel_refuses_is_told_and_leaves_nothing(command: str, error:
     """Either it runs by other means, or it says why and ends as the interface has it."""
     words = faults.refused(command, error)
     with supervisor("--only", "fd,softirq,sync", "--ticks", "3", command=words, wait=False) as run:
-        status = run.process.wait(60 * SLOW)
+        held: set[KernelObject] = set()
+
+        def ended() -> bool:
+            for pid in (run.process.pid, *run.children()):
+                held.update(held_objects(pid))
+            return run.process.poll() is not None
+
+        wait_for("its end", ended, 60)
+        status = run.process.returncode
         assert status in (0, 1), run.stderr()
         messages(run.stderr())
         wait_for("the end of the stream", lambda: run.stream.disabled or run.frames() or status == 0)
         assert run.stream.disabled == (status == 1), run.stderr()
         assert not run.directory.exists()
+        wait_for("its kernel objects to be gone", lambda: not held & kernel_objects(), RECOVERY_S)
 
 
 # ---- loaders, at every step

@@ -33,6 +33,28 @@ def test_loader_that_hangs_is_killed_and_its_program_comes_back_while_others_run
         assert "the loader did not finish within 3 s" in run.stderr()
 
 
+def test_what_needs_no_identities_goes_on_without_them_and_the_rest_comes_when_they_do() -> None:
+    """Their loader is killed until it is given up."""
+    files = {
+        "ebpf.d.conf": "[supervisor]\n    startretries = 1\n    backoff_initial_secs = 0.1\n"
+        "    backoff_max_secs = 0.1\n    fatal_retry_secs = 3\n"
+    }
+    with supervisor("--only", "fd,softirq", files=files, wait=False) as run:
+
+        def given_up() -> bool:
+            for pid in with_title(run, "loader task"):
+                os.kill(pid, signal.SIGKILL)
+            return "task: FATAL" in run.stderr()
+
+        wait_for("the end of tries", given_up)
+        wait_for("frames of softirq", lambda: "system.softirq_latency" in run.charts())
+        assert "filesystem.file_descriptor" not in run.charts()
+        assert run.program("fd")["state"] in ("FATAL", "STARTING")
+        assert run.pid_of("fd")
+        wait_for("charts of fd", lambda: "filesystem.file_descriptor" in run.charts())
+        wait_for("groups", lambda: "apps.file_open" in run.charts())
+
+
 def test_program_that_the_kernel_refuses_is_unavailable_and_says_why_for_each_hook() -> None:
     """softirq has tracepoints only: asked for kprobes, it cannot be had, and disk neither."""
     with supervisor("--attach", "kprobe", "--only", "softirq,disk", wait=False) as run:
