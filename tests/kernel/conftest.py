@@ -17,10 +17,11 @@ PLANS = os.environ.get("EBPF_TEST_ATTACH", "auto").split(",")
 
 # For tests of events that come in interrupts. Kernels of some sandboxes (they have bpf_prog_aux.init_owned)
 # keep what process 1 does from programs: at a tracepoint in an interrupt that finds one of its threads, none
-# runs and none counts as missed, while ftrace sees the event. Such a test loses some now and then.
-in_interrupts: Final = pytest.mark.flaky(
-    reruns=3, condition=btf.number_of("bpf_prog_aux", "init_owned") is not None
-)
+# runs and none counts as missed, while ftrace sees the event. Such a test loses some now and then. So it may
+# on 7.x, as every test (tests/guest/outcomes.py, RERUNS), which a mark of its own must not hide.
+_HIDES_PROCESS_1: Final = btf.number_of("bpf_prog_aux", "init_owned") is not None
+_PREEMPTS_PROGRAMS: Final = int(os.uname().release.partition(".")[0]) >= 7
+in_interrupts: Final = pytest.mark.flaky(reruns=3, condition=_HIDES_PROCESS_1 or _PREEMPTS_PROGRAMS)
 
 
 @pytest.fixture(scope="module", params=PLANS)

@@ -67,18 +67,29 @@ def tells_processes_from_threads(run: Run) -> None:
         covered(run, "process", "release")
 
 
+def processes() -> list[identities.ProcStat]:
+    """Of all that there are now (proc_pid_stat(5))."""
+    return list(filter(None, (identities.read_stat(pid) for pid in identities.processes())))
+
+
 def zombies(parent: int | None = None) -> int:
-    """Processes that have ended and nobody has waited for, of all or of one parent (proc_pid_stat(5))."""
-    stats = filter(None, (identities.read_stat(pid) for pid in identities.processes()))
-    return sum(stat.state == b"Z" and parent in (None, stat.ppid) for stat in stats)
+    """Processes that have ended and nobody has waited for, of all or of one parent."""
+    return sum(stat.state == b"Z" and parent in (None, stat.ppid) for stat in processes())
+
+
+def alive() -> int:
+    return sum(not stat.exited for stat in processes())
 
 
 def tells_the_living_from_zombies(run: Run) -> None:
+    """By what /proc says at the same time: others come and go meanwhile."""
     living, ended = ("system.process_status", "process"), ("system.process_status", "zombie")
     with Growth(run, living) as growth, Workload(KAT) as work:
+        before = alive() - 1
         work.do("sleepers", 101)
         work.do("zombies", 53)
-        growth.settle({living: 102})
+        wait_for("the living", lambda: growth.by(*living) == alive() - before, 30)
+        assert alive() - before > 90
         assert zombies(work.pid) == 53
         # The kernel frees one a moment after /proc forgets it; with lazy RCU (CONFIG_RCU_LAZY), seconds.
         wait_for(
