@@ -14,6 +14,7 @@ import logging
 import os
 import socket
 import struct
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -24,7 +25,9 @@ GROUP: Final = "ebpf-supervisor"
 _REQUEST_BYTES: Final = 4096
 _ANSWER_BYTES: Final = 1 << 20
 _CLIENTS: Final = 32
+# How long a client has that does not follow a log, and how often is looked.
 _CLIENT_S: Final = 120.0
+_LOOK_S: Final = 10.0
 _PAUSE_S: Final = 0.1
 _OPEN_TO_GROUP: Final = frozenset({"status"})
 _CREDENTIALS: Final = struct.Struct("3i")
@@ -49,6 +52,7 @@ class Client:
         self.on_close: list[Callable[[], None]] = []
         self.open = True
         self.asked = False
+        self.since_s = time.monotonic()
 
     @property
     def fd(self) -> int:
@@ -138,6 +142,7 @@ class Server:
         self._loop = loop
         self._handlers = handlers
         self._clients: dict[Client, None] = {}
+        self._looking = False
         self._bind()
 
     def _bind(self) -> None:
@@ -192,12 +197,25 @@ class Server:
         client = Client(connection, self._loop, lambda gone: self._clients.pop(gone, None))
         self._clients[client] = None
         self._loop.watch(client.fd, lambda: self._read(client))
-        self._loop.after(_CLIENT_S, lambda: None if client.on_close else client.close())
+        if not self._looking:
+            self._look_again()
         idle = next((other for other in self._clients if not other.asked), client)
         if len(self._clients) > _CLIENTS and idle is not client:
             idle.close()
         elif len(self._clients) > _CLIENTS:
             client.fail("too many connections; try again")
+
+    def _look_again(self) -> None:
+        # One timer for all: one each would be kept for two minutes, whoever comes and goes in thousands.
+        self._looking = bool(self._clients)
+        if self._looking:
+            self._loop.after(_LOOK_S, self._let_go_of_the_late)
+
+    def _let_go_of_the_late(self) -> None:
+        for client in list(self._clients):
+            if not client.on_close and time.monotonic() - client.since_s > _CLIENT_S:
+                client.close()
+        self._look_again()
 
     def _read(self, client: Client) -> None:
         data = client.receive()

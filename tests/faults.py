@@ -12,6 +12,7 @@ import platform
 import resource
 import struct
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -92,6 +93,9 @@ def refused(command: str, error: str) -> Sequence[str]:
 def descriptors_left(pid: int, spare: int) -> Iterator[None]:
     """Within it a process may open so many more. The limit is on their numbers, and the lowest are given."""
     there = {int(name) for name in os.listdir(f"/proc/{pid}/fd")}
+    for _ in range(5):  # that of a client who has just got an answer, say, is about to go
+        time.sleep(0.05)
+        there &= {int(name) for name in os.listdir(f"/proc/{pid}/fd")}
     free = (number for number in itertools.count() if number not in there)
     soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (next(itertools.islice(free, spare, None)), hard))

@@ -362,7 +362,7 @@ def test_fuzzed_messages_are_answered_or_dropped_and_do_no_harm(run: Run, work: 
     recovers(run)
     before.exactly(1009)
     assert units(run) == pids
-    assert resident_bytes([run.process.pid])[run.process.pid] < memory + (4 << 20)
+    assert resident_bytes([run.process.pid])[run.process.pid] < memory + (2 << 20)
     wait_for("their descriptors to go", lambda: len(descriptors(run.process.pid)) <= open_now, RECOVERY_S)
 
 
