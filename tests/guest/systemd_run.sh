@@ -63,6 +63,10 @@ setpriv --reuid netdata --regid netdata --clear-groups /usr/libexec/netdata/plug
     < /tmp/stdin > $R/relay 2> $R/relay-errors & relay=$!
 till 30 grep -q ^END $R/relay > $R/relay-first
 
+# processes in services, slices, scopes and containers, and what is counted for them
+python3 /guest/cgroups.py /guest/places.json $R/relay > $R/cgroups 2> $R/cgroups-errors
+save
+
 # a worker is killed for want of memory
 main=$(show MainPID)
 worker=$(ebpfctl --json status | python3 -c 'import json, sys; print(next(p["pid"] for p in json.load(sys.stdin)["programs"] if p["name"] == "fd"))')

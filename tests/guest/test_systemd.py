@@ -4,22 +4,25 @@ One guest does it all (systemd_run.sh); each test here judges a part of what it 
 minutes, so it is not a part of `make test`.
 """
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
+from supervisor.aggregator.cgroup_names import Kind, chart_type, kind_of
 from tests.guest import systemd
 from tests.guest.kernels import KernelUnavailableError
 from tests.guest.systemd import Outcome
 from tests.harness import ROOT
 
 RUN: Final = Path(__file__).with_name("systemd_run.sh")
+CGROUPS: Final = RUN.with_name("systemd_cgroups.py")
 TIMEOUT_S: Final = 2400.0
 # What the guest measures its slowness by takes so long on an ordinary machine.
 PYTHON_S: Final = 0.05
@@ -31,6 +34,47 @@ pytestmark = [
         "EBPF_TEST_SYSTEMD" not in os.environ, reason="asked for by `make test-systemd`: it takes minutes"
     ),
 ]
+
+
+def place(path: str, opens: int, *command: str) -> dict[str, Any]:
+    """A cgroup, who puts a process there, and where it is shown. Without a command the process does that itself,
+    and the cgroup has gone as soon as it has made its opens."""
+    kind = kind_of(path)
+    assert kind
+    shown = chart_type(path, kind, distinct=False)
+    service = kind is Kind.SERVICE
+    return {
+        "name": path,
+        "command": command,
+        "folder": path.lstrip("/"),
+        "chart": "services.file_open" if service else f"{shown}.file_open",
+        "dimension": shown if service else "do_sys_open",
+        "opens": opens,
+    }
+
+
+_ID: Final = "3f9ab0c4d5e6" * 5 + "aabb"
+_POD: Final = "kubepods-burstable-pod12345678_9abc_def0_1234_56789abcdef0"
+_SERVICE: Final = ("systemd-run", "--quiet", "--pipe", "--wait")
+_SCOPE: Final = ("systemd-run", "--quiet", "--scope")
+PLACES: Final = (
+    place("/system.slice/shop.service", 1009, *_SERVICE, "--unit=shop.service"),
+    place("/tenant.slice/till.service", 503, *_SERVICE, "--slice=tenant.slice", "--unit=till.service"),
+    place("/system.slice/batch.scope", 211, *_SCOPE, "--unit=batch.scope"),
+    place(f"/system.slice/docker-{_ID}.scope", 307, *_SCOPE, f"--unit=docker-{_ID}.scope"),
+    place(
+        f"/machine.slice/libpod-{_ID}.scope",
+        401,
+        *_SCOPE,
+        "--slice=machine.slice",
+        f"--unit=libpod-{_ID}.scope",
+    ),
+    place(
+        f"/kubepods.slice/kubepods-burstable.slice/{_POD}.slice/cri-containerd-{_ID}.scope",
+        *(601, *_SCOPE, f"--slice={_POD}.slice", f"--unit=cri-containerd-{_ID}.scope"),
+    ),
+    place(f"/docker/{_ID}", 701),
+)
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +91,8 @@ def guest(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     )
     assert done.returncode == 0, done.stderr
     shutil.copy(RUN, tree / "run")
+    shutil.copy(CGROUPS, tree / "cgroups.py")
+    (tree / "places.json").write_text(json.dumps(list(PLACES)))
     checkout = tree / "checkout"
     checkout.mkdir()
     shutil.copy(ROOT / "Makefile", checkout)
@@ -99,6 +145,13 @@ def test_a_stop_takes_less_than_ten_seconds_and_leaves_nothing(guest: Outcome) -
     assert seconds(guest, "stop") < 10 * slowness
     assert guest.results["stop-result"].strip() == "success"
     assert guest.results["stop-left"] == ""
+
+
+@pytest.mark.parametrize("where", PLACES, ids=lambda where: where["name"].rpartition("/")[2][:20])
+def test_files_opened_in_a_unit_or_a_container_are_counted_there(
+    guest: Outcome, where: dict[str, Any]
+) -> None:
+    assert json.loads(guest.results["cgroups"])[where["name"]] == where["opens"]
 
 
 def test_a_worker_killed_for_want_of_memory_is_replaced_and_the_unit_goes_on(guest: Outcome) -> None:
