@@ -1,11 +1,11 @@
-"""In the guest with systemd: processes in services, slices, scopes and containers' cgroups open a known number of
+"""In the guest with systemd: processes in services, slices, scopes and containers open a known number of
 files, and the stream of a relay is read for what was counted where.
 
     systemd_cgroups.py PLACES STREAM > FOUND
 
-PLACES: JSON, of each place its name, how a process gets there (a command's words, or a folder that is made), the
-chart and the dimension that stand for it, and how many files are opened. FOUND: JSON, of each how many were counted.
-It runs as it is, without anything of the project.
+PLACES: JSON, of each place its name, the words of the command by which a process gets there or the folder
+that is made, the chart and the dimension that stand for it, and how many files are opened. FOUND: JSON, of
+each how many were counted. It runs as it is, without anything of the project.
 """
 
 import json
@@ -13,8 +13,11 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
+T = TypeVar("T")
 FIFO = Path("/tmp/go")
 CGROUPS = Path("/sys/fs/cgroup")
 WAIT_S = 300.0
@@ -39,7 +42,7 @@ def values(stream: Path, chart: str, dimension: str) -> list[int]:
     return found
 
 
-def wait_for(what: str, probe):  # type: ignore[no-untyped-def]
+def wait_for(what: str, probe: Callable[[], T]) -> T:
     end = time.monotonic() + WAIT_S
     while not (value := probe()):
         if time.monotonic() > end:
@@ -48,7 +51,7 @@ def wait_for(what: str, probe):  # type: ignore[no-untyped-def]
     return value
 
 
-def counted(stream: Path, place: dict) -> int:  # type: ignore[type-arg]
+def counted(stream: Path, place: dict[str, Any]) -> int:
     """What the chart grows by; it is at rest before and after."""
     chart = (place["chart"], place["dimension"])
     os.mkfifo(FIFO)
@@ -71,7 +74,7 @@ def counted(stream: Path, place: dict) -> int:  # type: ignore[type-arg]
         FIFO.unlink()
 
 
-def counted_of_short_life(stream: Path, place: dict) -> int:  # type: ignore[type-arg]
+def counted_of_short_life(stream: Path, place: dict[str, Any]) -> int:
     """Of a cgroup that has gone before anybody can look."""
     folder = CGROUPS / place["folder"]
     folder.parent.mkdir(exist_ok=True)
@@ -85,11 +88,11 @@ def counted_of_short_life(stream: Path, place: dict) -> int:  # type: ignore[typ
     os.waitpid(pid, 0)
     folder.rmdir()
     chart = (place["chart"], place["dimension"])
-    return wait_for(f"the chart {chart}", lambda: max(values(stream, *chart), default=0))  # type: ignore[no-any-return]
+    return wait_for(f"the chart {chart}", lambda: max(values(stream, *chart), default=0))
 
 
 def main(places: Path, stream: Path) -> None:
-    found = {}
+    found: dict[str, int | str] = {}
     for place in json.loads(places.read_text()):
         try:
             found[place["name"]] = (counted if place["command"] else counted_of_short_life)(stream, place)

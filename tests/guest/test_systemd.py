@@ -37,8 +37,8 @@ pytestmark = [
 
 
 def place(path: str, opens: int, *command: str) -> dict[str, Any]:
-    """A cgroup, who puts a process there, and where it is shown. Without a command the process does that itself,
-    and the cgroup has gone as soon as it has made its opens."""
+    """A cgroup, who puts a process there, and where it is shown. Without a command the process does that
+    itself, and the cgroup has gone as soon as it has made its opens."""
     kind = kind_of(path)
     assert kind
     shown = chart_type(path, kind, distinct=False)
