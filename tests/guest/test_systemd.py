@@ -59,7 +59,7 @@ _SERVICE: Final = ("systemd-run", "--quiet", "--pipe", "--wait")
 _SCOPE: Final = ("systemd-run", "--quiet", "--scope")
 PLACES: Final = (
     place("/system.slice/shop.service", 1009, *_SERVICE, "--unit=shop.service"),
-    place("/tenant.slice/till.service", 503, *_SERVICE, "--slice=tenant.slice", "--unit=till.service"),
+    place("/tenant.slice/till.scope", 503, *_SCOPE, "--slice=tenant.slice", "--unit=till.scope"),
     place("/system.slice/batch.scope", 211, *_SCOPE, "--unit=batch.scope"),
     place(f"/system.slice/docker-{_ID}.scope", 307, *_SCOPE, f"--unit=docker-{_ID}.scope"),
     place(
