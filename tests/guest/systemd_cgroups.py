@@ -51,6 +51,11 @@ def wait_for(what: str, probe: Callable[[], T]) -> T:
     return value
 
 
+def at_rest(seen: list[int]) -> bool:
+    """The first value of a new chart is 0, whatever has been counted."""
+    return len(seen) > 4 and len(set(seen[-3:])) == 1
+
+
 def counted(stream: Path, place: dict[str, Any]) -> int:
     """What the chart grows by; it is at rest before and after."""
     chart = (place["chart"], place["dimension"])
@@ -62,7 +67,7 @@ def counted(stream: Path, place: dict[str, Any]) -> int:
             "wb", buffering=0
         ) as go:  # once the process has opened its end, the last of its own files
             wait_for(f"the chart {chart}", lambda: values(stream, *chart))
-            wait_for("rest", lambda: len(set(values(stream, *chart)[-3:])) == 1)
+            wait_for("rest", lambda: at_rest(values(stream, *chart)))
             seen = values(stream, *chart)
             go.write(b"x")
             wait_for("the count", lambda: values(stream, *chart)[-1] >= seen[-1] + place["opens"])
@@ -79,12 +84,15 @@ def counted_of_short_life(stream: Path, place: dict[str, Any]) -> int:
     folder = CGROUPS / place["folder"]
     folder.parent.mkdir(exist_ok=True)
     folder.mkdir()
+    begin, go = os.pipe()
     pid = os.fork()
     if pid == 0:
-        (folder / "cgroup.procs").write_text("0")
+        os.read(begin, 1)
         for _ in range(place["opens"]):
             os.close(os.open("/dev/null", os.O_RDONLY))
         os._exit(0)
+    (folder / "cgroup.procs").write_text(str(pid))
+    os.write(go, b"x")
     os.waitpid(pid, 0)
     folder.rmdir()
     chart = (place["chart"], place["dimension"])
