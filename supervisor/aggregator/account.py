@@ -59,9 +59,8 @@ class Account:
     @property
     def seen_tick(self) -> int:
         """Tick of the newest sample there is, -1 before the first."""
-        if self._pending or not self.latest:
-            return self._pending.tick if self._pending else -1
-        return max(self.latest.tick, self._reader.repeated()[0])
+        newest = self._pending or self._repeated() or self.latest
+        return newest.tick if newest else -1
 
     def announce(self, sample: Sample) -> None:
         """Notes a sample; a newer one replaces it before it was taken."""
@@ -97,16 +96,23 @@ class Account:
         self.taken += 1
         return True
 
-    def _take_repeated(self) -> bool:
+    def _repeated(self) -> Sample | None:
         """A sample that says the same as the last one taken, if there is one. Its moment is checked: slots
-        are given again by it, and the worker could write anything."""
+        are given again by it, the worker could write anything, and the ticks of a former one may have had
+        another length."""
         if not self.latest:
-            return False
+            return None
         tick, sampled_ns = self._reader.repeated()
         if tick <= self.latest.tick or not self.ledger.sampled_ns <= sampled_ns <= time.monotonic_ns():
+            return None
+        return self.latest._replace(tick=tick, sampled_ns=sampled_ns)
+
+    def _take_repeated(self) -> bool:
+        sample = self._repeated()
+        if sample is None:
             return False
-        self.ledger.commit_nothing(self.latest.sequence, sampled_ns)
-        self.latest, self.fresh = self.latest._replace(tick=tick, sampled_ns=sampled_ns), True
+        self.ledger.commit_nothing(sample.sequence, sample.sampled_ns)
+        self.latest, self.fresh = sample, True
         self.taken += 1
         return True
 

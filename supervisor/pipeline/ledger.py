@@ -15,9 +15,8 @@ GENERATION: Final = 0  # which making of the kernel objects the baseline belongs
 SEQUENCE: Final = 1  # last sample taken
 SAMPLED_NS: Final = 2  # when that was read from the kernel
 HEAD_WORDS: Final = 3
-HEARD: Final = (
-    3  # last sample that the aggregator which runs now has taken, 0 = none; not in the journal's head
-)
+# Not in the journal's head: the last sample that the aggregator which runs now has taken, 0 = none.
+HEARD: Final = 3
 _WORD_BYTES: Final = 8
 
 

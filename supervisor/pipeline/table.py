@@ -84,7 +84,8 @@ def shape_for(rows: int, row_words: int) -> Shape:
 
 @dataclass(frozen=True)
 class Heartbeat:
-    """What the supervisor sees of a worker: number and moment (monotonic) of its last sample."""
+    """What the supervisor sees of a worker: number of the last sample that it wrote, and moment (monotonic)
+    of the last one at all."""
 
     sequence: int
     published_ns: int

@@ -63,9 +63,8 @@ def counted(stream: Path, place: dict[str, Any]) -> int:
     opener = [sys.executable, "-c", OPENER, str(place["opens"]), str(FIFO)]
     process = subprocess.Popen([*place["command"], *opener], stdin=subprocess.DEVNULL)
     try:
-        with FIFO.open(
-            "wb", buffering=0
-        ) as go:  # once the process has opened its end, the last of its own files
+        # Waits until the process has opened its end, the last of its own files.
+        with FIFO.open("wb", buffering=0) as go:
             wait_for(f"the chart {chart}", lambda: values(stream, *chart))
             wait_for("rest", lambda: at_rest(values(stream, *chart)))
             seen = values(stream, *chart)

@@ -14,7 +14,7 @@ import pytest
 from supervisor.kernel import attach
 from tests.churners import OPENING, ORDERS, Churner
 from tests.harness import Run, supervisor
-from tests.kernel.conftest import PLANS
+from tests.kernel.conftest import PLANS, in_interrupts
 from tests.kernel.counting import Growth
 from tests.process.test_faults import resident_bytes
 
@@ -62,6 +62,7 @@ def settle(run: Run, growth: Growth, made: int, opened: int) -> None:
     assert 0 <= opened - growth.by(*OPENED) <= OPENS * missed(run)
 
 
+@in_interrupts  # a release that is not seen costs a slot, and that memory
 def test_churn_costs_no_event_and_nothing_grows() -> None:
     with (
         supervisor("--attach", PLANS[0], groups=GROUPS) as run,

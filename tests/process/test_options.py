@@ -95,7 +95,7 @@ def test_kinds_of_hooks_are_tried_in_the_order_of_the_file() -> None:
         "ebpf type format = legacy",
     ):
         with supervisor("--only", "fd", files=of_fd(line)) as run:
-            wait_for("fd RUNNING", lambda run=run: run.program("fd")["state"] == "RUNNING")  # type: ignore[misc]
+            run.pid_of("fd")
             tried[line] = [plan for plan in attempts(run, "open") if not plan.startswith("kret")]
     trampoline, probe, tracepoint, legacy = tried.values()
     assert re.match("fentry|fexit", trampoline[0])

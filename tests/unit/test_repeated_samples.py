@@ -12,9 +12,11 @@ from supervisor.kernel.maps import ROWS_PER_PAGE, USED_PAGES, WORD_BYTES, Kernel
 from supervisor.linux import BPF_F_MMAPABLE
 from supervisor.pipeline import ledger, memory, table
 from supervisor.pipeline.sample import unpack
+from tests.harness import wait_for
 from workers.base import Assignment, _Worker
 from workers.declaration import Column, Program
 
+NS = 1_000_000_000
 WORDS = 4
 TABLE = table.shape_for(ROWS_PER_PAGE, WORDS)
 LEDGER = ledger.Shape(ROWS_PER_PAGE, WORDS, entities=1, totals=WORDS)
@@ -93,12 +95,13 @@ def house() -> House:
 
 def test_a_sample_without_news_is_not_announced_and_counts_as_taken(house: House) -> None:
     taken, sampled_ns = house.account.taken, house.account.ledger.sampled_ns
-    time.sleep(1.0)  # another tick
+    before = house.account.seen_tick
+    wait_for("another tick", lambda: time.monotonic_ns() // NS > before)
     assert house.tick() == []
     assert house.account.fresh
     assert house.account.taken == taken + 1
     assert house.account.ledger.sampled_ns > sampled_ns
-    assert house.account.seen_tick == time.monotonic_ns() // 1_000_000_000
+    assert house.account.seen_tick > before
 
 
 def test_what_is_new_is_announced(house: House) -> None:
@@ -133,6 +136,14 @@ def test_a_message_that_was_lost_is_said_again(house: House) -> None:
     house.worker.sample()
     house.announced.clear()
     assert house.tick() == ["t"]
+
+
+def test_a_tick_of_a_former_worker_at_a_shorter_interval_is_not_taken_for_a_newer_one(house: House) -> None:
+    """Else nobody would wait for the samples that come."""
+    writer = table.Writer(house.storage.table_fd, TABLE.layout())
+    writer.repeat(2 * house.account.seen_tick, house.account.ledger.sampled_ns - 1)
+    assert house.account.latest
+    assert house.account.seen_tick == house.account.latest.tick
 
 
 @pytest.mark.parametrize("sampled_ns", [0, 1, (1 << 64) - 1])
