@@ -173,17 +173,17 @@ static __always_inline int on_newtask(u32 pid, u64 clone_flags)
 {
     u32 parent = current_tgid();
     u32 parent_slot = slot_of(parent);
-    u32 is_thread = (clone_flags & CLONE_THREAD) != 0;
-    if (is_thread && !THREAD_SLOTS) {
-        set_slot(pid, parent_slot);
-        return 0;
-    }
     // The PID was given again before the kernel's delayed free of its last owner came in.
     u32 stale = slot_of(pid);
     struct task *former = task_of(stale);
     if (stale && former && former->state & TASK_LIVE && former->tgid == pid)
         give_back(stale, former);
 
+    u32 is_thread = (clone_flags & CLONE_THREAD) != 0;
+    if (is_thread && !THREAD_SLOTS) {
+        set_slot(pid, parent_slot);
+        return 0;
+    }
     u32 slot = take_slot();
     if (!slot && is_thread) {
         set_slot(pid, parent_slot);
@@ -217,7 +217,8 @@ static __always_inline int on_newtask(u32 pid, u64 clone_flags)
 }
 
 // exec ends the other threads, the leader's among them: the process that was marked as exited goes on. A thread
-// that was not the leader takes the leader's id, and nobody frees its own.
+// that was not the leader takes the leader's id, and nobody frees its own. A process whose birth was not seen is
+// nobody's, and no more counted as who had its id before.
 static __always_inline int on_exec(u32 old_tid)
 {
     u32 slot = slot_of(old_tid);
@@ -228,6 +229,10 @@ static __always_inline int on_exec(u32 old_tid)
     struct task *self = task_of(slot);
     if (!slot || !self)
         return 0;
+    if (self->tgid != current_tgid() || !(self->state & TASK_LIVE)) {
+        set_slot(current_tgid(), 0);
+        return 0;
+    }
     self->exit_ns = 0;
 #if CGROUP_VERSION == 2
     // A process made with CLONE_INTO_CGROUP never moved. Twice, so that a move meanwhile is not undone.

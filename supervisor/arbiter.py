@@ -26,6 +26,7 @@ from supervisor.kernel import cgroup_hierarchy, cpus, identities, loader, readin
 from supervisor.kernel.plans import Preference
 from supervisor.kernel.request import Request
 from supervisor.loop import Loop
+from supervisor.missed_ends import MissedEnds
 from supervisor.namer import Namer
 from supervisor.notify import Notifier
 from supervisor.orders import Orders
@@ -185,6 +186,7 @@ class Arbiter:
             widen(self._options.stream_fd)
             self._orders.watch_stdin()
         self._server = control.Server(self._runtime_dir.control, self.loop, self._commands.handlers())
+        self._missed_ends = MissedEnds(self.core)
         self._caretaker = Caretaker(
             self,
             self._runtime_dir,
@@ -380,6 +382,7 @@ class Arbiter:
             unit.look_at_parts()
         self._namer.look()
         self._caretaker.look()
+        self._missed_ends.look()
 
     # ---- what commands and orders ask for
 

@@ -6,15 +6,27 @@ import collections
 import ctypes
 import mmap
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from types import TracebackType
+from typing import Final, Self
 
 from supervisor import linux
 from supervisor.config.model import CollectPid
 from supervisor.errors import Unavailable
 from supervisor.kernel.cgroup_hierarchy import Hierarchy
-from supervisor.kernel.maps import PIDS_PER_PAGE, ROWS_PER_PAGE, TASK, TASK_LIVE, TASK_MEMBERS, used_pages
+from supervisor.kernel.maps import (
+    PIDS_PER_PAGE,
+    ROWS_PER_PAGE,
+    TASK,
+    TASK_LIVE,
+    TASK_MEMBERS,
+    Maps,
+    Words,
+    task_column,
+    used_pages,
+)
 from supervisor.kernel.plans import (
     Hook,
     Plan,
@@ -221,24 +233,21 @@ class Seeding:
     def finish(self, tables: Tables) -> None:
         """Raises Unavailable where the kernel does not follow the orders."""
         free = collections.deque(range(1, self._reserved))
-        planter = _Planter(tables, free, thread_slots=self._thread_slots)
         # Parents come before their children, so that slots are in the order of birth.
         there = sorted(
             filter(None, map(read_stat, processes())), key=lambda stat: (stat.start_ticks, stat.pid)
         )
-        tables.set("words", _LOADER, os.getpid())
-        try:
+        with Orders(tables.maps) as orders:
+            planter = _Planter(orders, tables.maps, free, thread_slots=self._thread_slots)
             for stat in there:
                 planter.plant(stat)
             if self._hierarchy:
                 planter.find_cgroups(self._hierarchy)
-        finally:
-            tables.set("words", _LOADER, 0)
         tables.push("free_slots", reversed(free))
 
 
 # Kinds of orders (enum order_kind in task.bpf.c).
-_PLANT, _MAP, _EXITED, _GONE, _CGROUP = range(5)
+PLANT, MAP, EXITED, GONE, CGROUP_OF = range(5)
 _TGID, _CGROUP_ID, _STATE = map(list(TASK_MEMBERS).index, ("tgid", "cgroup_id", "state"))
 # How often is looked for processes without a cgroup: each time finds the children of the time before.
 _CGROUP_ROUNDS: Final = 3
@@ -262,21 +271,55 @@ class _Order(ctypes.Structure):
     )
 
 
+class Orders:
+    """Has the kernel write identities, within a `with` block: each order is put into a map, and followed by
+    the hook of renames as soon as this thread takes its own name once more. One such block at a time."""
+
+    def __init__(self, maps: Maps) -> None:
+        self._words = Words(maps["words"])
+        self._order_fd = maps["order"].fd
+        self._answer_fd = maps["answer"].fd
+        self._name = linux.task_name()
+        self._number = time.monotonic_ns()  # no answer to another block is taken for one to this
+
+    def __enter__(self) -> Self:
+        self._words.set(_LOADER, os.getpid())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._words.set(_LOADER, 0)
+
+    def give(self, kind: int, slot: int, pid: int, **more: int | bytes) -> int:
+        """Gives one order; the slot that `pid` has then. Raises Unavailable where the kernel does not follow
+        it."""
+        self._number += 1
+        order = _Order(number=self._number, kind=kind, slot=slot, pid=pid, **more)
+        linux.bpf_update_array(self._order_fd, 0, ctypes.addressof(order))
+        answer = (ctypes.c_uint64 * 2)()
+        # The kernel leaves a program out now and then (plans.in_task_plans, plans.task_plans).
+        for _ in range(_ORDER_TRIES):
+            linux.set_task_name(self._name)
+            linux.bpf_read_array(self._answer_fd, 1, ctypes.sizeof(answer), ctypes.addressof(answer))
+            if answer[0] == self._number:
+                return int(answer[1])
+        raise Unavailable("processes that are there already cannot be given slots: task_rename is not seen")
+
+
 class _Planter:
-    """Has the kernel write identities: each order is put into a map, and followed by the hook of renames as
-    soon as this thread takes its own name once more.
+    """Gives slots to those who were there before.
 
     free: slots to give, taken from as they are given.
     """
 
-    def __init__(self, tables: Tables, free: collections.deque[int], *, thread_slots: bool) -> None:
+    def __init__(
+        self, orders: Orders, maps: Maps, free: collections.deque[int], *, thread_slots: bool
+    ) -> None:
+        self._give = orders.give
+        self._maps = maps
         self._free = free
         self._thread_slots = thread_slots
-        self._maps = tables.maps
-        self._order_fd = tables.maps["order"].fd
-        self._answer_fd = tables.maps["answer"].fd
-        self._name = linux.task_name()
-        self._number = 0
 
     def plant(self, stat: ProcStat) -> None:
         """Gives a process a slot, unless none is left or the hook of forks has given it one."""
@@ -294,14 +337,14 @@ class _Planter:
         if own and stat:
             self._look_again(stat, own, read_stat(pid, tid))
         else:
-            self._give(_MAP, slot, tid, ppid=pid)
+            self._give(MAP, slot, tid, ppid=pid)
 
     def _enter(self, stat: ProcStat, ppid: int, *, is_thread: bool = False) -> int:
         """The slot that the task has got, 0 = none."""
         if not self._free:
             return 0
         has = self._give(
-            _PLANT,
+            PLANT,
             self._free[0],
             stat.pid,
             ppid=ppid,
@@ -315,9 +358,9 @@ class _Planter:
     def _look_again(self, stat: ProcStat, slot: int, now: ProcStat | None) -> None:
         """What happened before the slot was mapped went unseen; what happened after it did not."""
         if now is None or now.start_ticks != stat.start_ticks:
-            self._give(_GONE, slot, stat.pid)
+            self._give(GONE, slot, stat.pid)
         elif now.exited and not stat.exited:
-            self._give(_EXITED, slot, stat.pid)
+            self._give(EXITED, slot, stat.pid)
 
     def find_cgroups(self, hierarchy: Hierarchy) -> None:
         """For all that have been planted, and those born to one that had no cgroup yet to give down."""
@@ -329,21 +372,25 @@ class _Planter:
                     if row[_STATE] == TASK_LIVE and not row[_CGROUP_ID]
                 ]
             for slot, pid in without:
-                self._give(_CGROUP, slot, pid, cgroup_id=hierarchy.id_of(pid))
+                self._give(CGROUP_OF, slot, pid, cgroup_id=hierarchy.id_of(pid))
 
-    def _give(self, kind: int, slot: int, pid: int, **more: int | bytes) -> int:
-        """Gives one order; the slot that `pid` has then."""
-        self._number += 1
-        order = _Order(number=self._number, kind=kind, slot=slot, pid=pid, **more)
-        linux.bpf_update_array(self._order_fd, 0, ctypes.addressof(order))
-        answer = (ctypes.c_uint64 * 2)()
-        # The kernel leaves a program out now and then (plans.in_task_plans, plans.task_plans).
-        for _ in range(_ORDER_TRIES):
-            linux.set_task_name(self._name)
-            linux.bpf_read_array(self._answer_fd, 1, ctypes.sizeof(answer), ctypes.addressof(answer))
-            if answer[0] == self._number:
-                return int(answer[1])
-        raise Unavailable("processes that are there already cannot be given slots: task_rename is not seen")
+
+def give_back_the_gone(maps: Maps, late_s: float) -> int:
+    """Slots of processes that ended so long ago and are not there any more: how many. Their release was
+    missed, as plain tracepoints can miss it (plans.task_plans). Raises OSError and Unavailable."""
+    late_ns = time.monotonic_ns() - int(late_s * 1e9)
+    with maps["task"].open(used_pages(maps)) as content:
+        states, exits, pids = (task_column(content.bytes, name) for name in ("state", "exit_ns", "tgid"))
+    gone = [
+        (slot, pid)
+        for slot, (state, exit_ns, pid) in enumerate(zip(states, exits, pids, strict=True))
+        if state & TASK_LIVE and 0 < exit_ns < late_ns and not os.path.exists(f"/proc/{pid}")
+    ]
+    if gone:
+        with Orders(maps) as orders:
+            for slot, pid in gone:
+                orders.give(GONE, slot, pid)
+    return len(gone)
 
 
 def _threads(pid: int) -> list[int]:
