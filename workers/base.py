@@ -223,29 +223,13 @@ class _Worker:
             if news:
                 self._table.write(sequence, numbers, live.bytes[:size])
         if news:
-            self._announce(sequence, tick, sampled_ns, len(numbers), *said)
+            head = (program.name, given.generation, sequence, tick, sampled_ns, len(numbers), self._columns)
+            self._send(sample.pack(sample.Sample(*head, *said)))
+            self._announced, self._said = sequence, said
         else:
             self._table.repeat(tick, sampled_ns)
         if self._tender:
             self._tender.after_sample()
-
-    def _announce(
-        self,
-        sequence: int,
-        tick: int,
-        sampled_ns: int,
-        blocks: int,
-        gauges: dict[str, int],
-        names: dict[int, str],
-        losses: int,
-    ) -> None:
-        given, columns = self._given, self._columns
-        announced = sample.Sample(
-            *(self._program.name, given.generation, sequence, tick, sampled_ns, blocks, columns),
-            *(gauges, names, losses),
-        )
-        self._send(sample.pack(announced))
-        self._announced, self._said = sequence, (gauges, names, losses)
 
     def _open(self) -> Content:
         """The rows; of slots those that were ever given."""
