@@ -120,8 +120,8 @@ class Cgroups:
             del self._made[next(iter(self._made))]
 
     def live(self) -> list[Cgroup]:
-        """Those that have charts."""
-        return [found for entity, found in self._table.shown.items() if not self._table.is_gone(entity)]
+        """Those that have charts; the same list as long as nothing changes."""
+        return self._table.live()
 
     def gone(self) -> dict[int, Cgroup | None]:
         """By entity those that have gone, in every tick until they are released or come back. The charts of
@@ -254,6 +254,7 @@ class _Table:
         self._chart_types: set[str] = set()
         self._named: set[int] = set()
         self._free: list[int] = []
+        self._live: list[Cgroup] | None = None  # None: something has changed
         for entity in reversed(range(MAX_CGROUPS)):
             self._restore(entity)
 
@@ -262,22 +263,31 @@ class _Table:
         for entity in np.flatnonzero(self._at["asked"] == NAMED).tolist():
             if entity in self.shown and entity not in self._named:
                 self._named.add(entity)
+                self._live = None
                 self.shown[entity] = _restored(self._at, entity)
+
+    def live(self) -> list[Cgroup]:
+        if self._live is None:
+            self._live = [found for entity, found in self.shown.items() if not self.is_gone(entity)]
+        return self._live
 
     def in_use(self) -> set[int]:
         return {*self.shown, *self.entity_of_id.values()}
 
     def all_gone(self) -> list[int]:
-        return [entity for entity in sorted(self.in_use()) if self.is_gone(entity)]
+        gone: list[int] = np.flatnonzero(self._flags & _GONE).tolist()
+        return gone
 
     def is_gone(self, entity: int) -> bool:
         return bool(self._flags[entity] & _GONE)
 
     def mark_gone(self, entity: int) -> None:
         self._flags[entity] |= _GONE
+        self._live = None
 
     def revive(self, entity: int) -> None:
         self._flags[entity] &= ~_GONE & 0xFF
+        self._live = None
 
     def take(self, identity: int) -> int | None:
         """A free entity for an id without path, None when there is none."""
@@ -311,6 +321,7 @@ class _Table:
         if not self.is_gone(entity):
             raise ValueError(f"cgroup entity {entity} is not gone: it came back, or was released before")
         found = self.shown.pop(entity, None)
+        self._live = None
         if found:
             del self.entity_of_path[found.path]
             self._chart_types.discard(found.chart_type)
@@ -333,6 +344,7 @@ class _Table:
     def _show(self, entity: int) -> None:
         found = _restored(self._at, entity)
         self.shown[entity] = found
+        self._live = None
         self.entity_of_path[found.path] = entity
         self._chart_types.add(found.chart_type)
 

@@ -67,7 +67,7 @@ class CgroupCharts:
         entities = np.array([e + self._first if e != NO_ENTITY else -1 for e in found], np.int32)
         self.entity_of_slot[self._slots] = entities[self._place]
         live = self._cgroups.live()
-        if live != self._live:
+        if live is not self._live and live != self._live:
             self._live = live
             self.services = self._groups(Kind.SERVICE, "systemd_")
             self.containers = self._groups(Kind.CONTAINER, "cgroup_")
