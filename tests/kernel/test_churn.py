@@ -1,6 +1,7 @@
 """Churn: whatever processes do to be overlooked, no event is lost, none is anybody else's, and nothing grows.
 
-All programs run. EBPF_TEST_CHURN_S says for how long (`make churn`: a minute).
+All programs run, by the plans that they take of themselves. EBPF_TEST_CHURN_S says for how long it goes on
+(`make churn`: a minute).
 """
 
 import contextlib
@@ -14,7 +15,7 @@ import pytest
 from supervisor.kernel import attach
 from tests.churners import OPENING, ORDERS, Churner
 from tests.harness import Run, supervisor
-from tests.kernel.conftest import PLANS, in_interrupts
+from tests.kernel.conftest import in_interrupts
 from tests.kernel.counting import Growth
 from tests.process.test_faults import resident_bytes
 
@@ -65,7 +66,7 @@ def settle(run: Run, growth: Growth, made: int, opened: int) -> None:
 @in_interrupts  # a release that is not seen costs a slot, and that memory
 def test_churn_costs_no_event_and_nothing_grows() -> None:
     with (
-        supervisor("--attach", PLANS[0], groups=GROUPS) as run,
+        supervisor(groups=GROUPS) as run,
         contextlib.ExitStack() as stack,
     ):
         churners = {order: stack.enter_context(Churner(NAME)) for order in ORDERS}

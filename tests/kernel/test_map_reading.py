@@ -10,7 +10,7 @@ from supervisor import linux
 from supervisor.kernel import reading
 from supervisor.spawn import find_account
 from tests.harness import Run, supervisor
-from tests.kernel.conftest import CHURN, GROUPS, KAT, PLANS, in_interrupts
+from tests.kernel.conftest import CHURN, GROUPS, KAT, in_interrupts
 from tests.kernel.counting import Growth, grows
 from tests.process.test_cleaning import with_title
 from tests.workload import Workload
@@ -23,10 +23,9 @@ OPENS = ("apps.file_open", "kat")
 RELEASES = ("apps.task_close", "kat")
 
 
-@pytest.fixture(scope="module", params=PLANS)
-def looking_up(request: pytest.FixtureRequest) -> Iterator[Run]:
-    options = ("--only", ",".join(PROGRAMS), "--attach", request.param)
-    with supervisor(*options, groups=GROUPS, files={"ebpf.d.conf": LOOKUP}) as run:
+@pytest.fixture(scope="module")
+def looking_up() -> Iterator[Run]:
+    with supervisor("--only", ",".join(PROGRAMS), groups=GROUPS, files={"ebpf.d.conf": LOOKUP}) as run:
         yield run
 
 
