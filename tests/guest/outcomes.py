@@ -23,6 +23,8 @@ SLOW: Final = "12"
 # By all plans, and beside another guest, one takes more than an hour.
 TIMEOUT_S: Final = 7200.0 if COVERAGE else 3000.0
 CHURN_S: Final = "60"
+# 97 clients with 3,001 connections, and three supervisors.
+MEMORY_MB: Final = 3072
 # What each kernel shows: the numbers of every program.
 NUMBERS: Final = (
     "test_known_answers.py",
@@ -84,6 +86,7 @@ def answer(kernel: str, folder: Path) -> Outcome:
         [sys.executable, "-m", "pytest", *map(str, tests), *words],
         shared=folder,
         timeout_s=TIMEOUT_S,
+        memory_mb=MEMORY_MB,
         env={
             "EBPF_TEST_ATTACH": PLANS,
             "EBPF_TEST_SLOW": SLOW,

@@ -1,8 +1,10 @@
 """Differences of a running stream: what grew while something was done."""
 
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from supervisor.kernel import attach
 from tests.harness import Run, wait_for
 
 
@@ -50,3 +52,12 @@ class Growth:
 
 def grows(run: Run, expected: dict[tuple[str, str], int]) -> Growth:
     return Growth(run, *expected)
+
+
+def missed(run: Run) -> int:
+    """Events that the kernel has kept from our programs. Where it can take the CPU from a program (that of a
+    trampoline, on a kernel with full preemption), the next task's event there passes the same program by."""
+    ids = set()
+    for file in Path(f"/proc/{run.process.pid}/fdinfo").iterdir():
+        ids |= {int(line.split()[1]) for line in file.read_text().splitlines() if line.startswith("prog_id:")}
+    return sum(attach.recursion_misses(program_id) for program_id in ids)

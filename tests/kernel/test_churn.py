@@ -7,16 +7,14 @@ All programs run, by the plans that they take of themselves. EBPF_TEST_CHURN_S s
 import contextlib
 import os
 import time
-from pathlib import Path
 from typing import Final
 
 import pytest
 
-from supervisor.kernel import attach
 from tests.churners import OPENING, ORDERS, Churner
 from tests.harness import Run, supervisor
 from tests.kernel.conftest import in_interrupts
-from tests.kernel.counting import Growth
+from tests.kernel.counting import Growth, missed
 from tests.process.test_faults import resident_bytes
 
 SECONDS: Final = float(os.environ.get("EBPF_TEST_CHURN_S", "6"))
@@ -41,15 +39,6 @@ def one_round(churners: dict[str, Churner]) -> tuple[int, int]:
 
 def resident(run: Run) -> dict[int, int]:
     return resident_bytes([run.process.pid, *run.children()])
-
-
-def missed(run: Run) -> int:
-    """Events that the kernel has kept from our programs. Where it can take the CPU from a program (that of a
-    trampoline, on a kernel with full preemption), the next task's event there passes the same program by."""
-    ids = set()
-    for file in Path(f"/proc/{run.process.pid}/fdinfo").iterdir():
-        ids |= {int(line.split()[1]) for line in file.read_text().splitlines() if line.startswith("prog_id:")}
-    return sum(attach.recursion_misses(program_id) for program_id in ids)
 
 
 def settle(run: Run, growth: Growth, made: int, opened: int) -> None:

@@ -17,7 +17,7 @@ import pytest
 from tests import crowd
 from tests.harness import Run, supervisor, wait_for
 from tests.kernel.conftest import PLANS, in_interrupts
-from tests.kernel.counting import Growth, grows
+from tests.kernel.counting import Growth, grows, missed
 from tests.network import Peer
 
 pytestmark = pytest.mark.kernel
@@ -26,6 +26,7 @@ SERVER, CLIENT = f"srv{os.getpid()}", f"cli{os.getpid()}"
 GROUPS: Final = f"server: {SERVER}\nclient: {CLIENT}\n"
 PORT: Final = 5100
 UNIT: Final = 125  # bytes of a kilobit
+LARGEST_KILOBITS: Final = 3  # that one call of the crowd transfers
 
 Expected = dict[tuple[str, str], int]
 
@@ -170,11 +171,16 @@ def test_3001_connections_of_97_clients_are_exact_and_their_sums_the_same_with_f
                     client.order(order, *([number] if order == "open" else []))
                 for client in clients:
                     client.done()
-            assert differences(growth, {**services, **groups}) == {}
+            found = differences(growth, {**services, **groups})
+            # Exactly, or as much less as the kernel says that it has kept from our programs.
+            most = missed(run) * LARGEST_KILOBITS
+            assert all(expected - most <= grown < expected for grown, expected in found.values()), found
             few.wait_frames(3)
+            most = missed(few) * LARGEST_KILOBITS
             for chart, side in sums:
                 expected = sum(n for (of, line), n in services.items() if of == chart and line.endswith(side))
-                assert total(few, chart, side) - before[chart, side] == expected, (chart, side)
+                grown = total(few, chart, side) - before[chart, side]
+                assert expected - most <= grown <= expected, (chart, side)
         for direction in ("outbound", "inbound"):
             lines = few.charts()[f"ebpf.{direction}_bytes"].dimensions
             assert len(lines) == 2 * 10 + 2
