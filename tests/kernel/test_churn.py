@@ -55,7 +55,7 @@ def settle(run: Run, growth: Growth, made: int, opened: int) -> None:
 @in_interrupts  # a release that is not seen costs a slot, and that memory
 def test_churn_costs_no_event_and_nothing_grows() -> None:
     with (
-        supervisor(groups=GROUPS) as run,
+        supervisor("--attach", "auto", groups=GROUPS) as run,
         contextlib.ExitStack() as stack,
     ):
         churners = {order: stack.enter_context(Churner(NAME)) for order in ORDERS}

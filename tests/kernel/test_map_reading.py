@@ -25,7 +25,8 @@ RELEASES = ("apps.task_close", "kat")
 
 @pytest.fixture(scope="module")
 def looking_up() -> Iterator[Run]:
-    with supervisor("--only", ",".join(PROGRAMS), groups=GROUPS, files={"ebpf.d.conf": LOOKUP}) as run:
+    options = ("--only", ",".join(PROGRAMS), "--attach", "auto")
+    with supervisor(*options, groups=GROUPS, files={"ebpf.d.conf": LOOKUP}) as run:
         yield run
 
 
