@@ -380,11 +380,13 @@ def give_back_the_gone(maps: Maps, late_s: float) -> int:
     missed, as plain tracepoints can miss it (plans.task_plans). Raises OSError and Unavailable."""
     late_ns = time.monotonic_ns() - int(late_s * 1e9)
     with maps["task"].open(used_pages(maps)) as content:
-        states, exits, pids = (task_column(content.bytes, name) for name in ("state", "exit_ns", "tgid"))
+        exits = task_column(content.bytes, "exit_ns")
+        ended = [slot for slot, exit_ns in enumerate(exits) if 0 < exit_ns < late_ns]
+        owners = [TASK.unpack_from(content.bytes, slot * TASK.size) for slot in ended]
     gone = [
-        (slot, pid)
-        for slot, (state, exit_ns, pid) in enumerate(zip(states, exits, pids, strict=True))
-        if state & TASK_LIVE and 0 < exit_ns < late_ns and not os.path.exists(f"/proc/{pid}")
+        (slot, owner[_TGID])
+        for slot, owner in zip(ended, owners, strict=True)
+        if owner[_STATE] & TASK_LIVE and not os.path.exists(f"/proc/{owner[_TGID]}")
     ]
     if gone:
         with Orders(maps) as orders:
