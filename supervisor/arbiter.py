@@ -27,6 +27,7 @@ from supervisor.kernel.plans import Preference
 from supervisor.kernel.request import Request
 from supervisor.loop import Loop
 from supervisor.missed_ends import MissedEnds
+from supervisor.misses import Misses
 from supervisor.namer import Namer
 from supervisor.notify import Notifier
 from supervisor.orders import Orders
@@ -187,6 +188,7 @@ class Arbiter:
             self._orders.watch_stdin()
         self._server = control.Server(self._runtime_dir.control, self.loop, self._commands.handlers())
         self._missed_ends = MissedEnds(self.core)
+        self._misses = Misses(self._memory.board, [*self.units, self.core])
         self._caretaker = Caretaker(
             self,
             self._runtime_dir,
@@ -383,6 +385,7 @@ class Arbiter:
         self._namer.look()
         self._caretaker.look()
         self._missed_ends.look()
+        self._misses.look()
 
     # ---- what commands and orders ask for
 

@@ -2,11 +2,11 @@
 
 supervisor writes  attached  generation of the kernel objects it holds, 0 = none
                    leaving   which of its charts an aggregator that is told to stop withdraws (LEAVING)
-                   running, left_s, method, kernel_bytes, maps, entries, per_core: for the charts about us
+                   running, left_s, method, kernel_bytes, maps, entries, per_core, missed: for charts about us
 aggregator writes  taken, lost, events, apart (conservation.py)
-each for every program; the last place of kernel_bytes and maps is the identity program's. In `progress` are
-frames, the moment of the last cycle (monotonic ns), births and ends of processes, all by the aggregator, and
-the CPU time of all, by the supervisor.
+each for every program; the last place of kernel_bytes, maps and missed is the identity program's. In
+`progress` are frames, the moment of the last cycle (monotonic ns), births and ends of processes, all by the
+aggregator, and the CPU time of all, by the supervisor.
 """
 
 from collections.abc import Mapping
@@ -44,8 +44,9 @@ _OF_PROGRAMS: Final = (
     "maps",
     "entries",
     "per_core",
+    "missed",
 )
-_OF_CORE_TOO: Final = frozenset({"kernel_bytes", "maps"})
+_OF_CORE_TOO: Final = frozenset({"kernel_bytes", "maps", "missed"})
 
 
 def _fields(programs: int) -> dict[str, memory.Field]:
@@ -77,3 +78,4 @@ class Board:
         self.maps = at["maps"]
         self.entries = at["entries"]
         self.per_core = at["per_core"]
+        self.missed = at["missed"]

@@ -7,6 +7,9 @@ from typing import Final, Literal
 from supervisor.aggregator.board import CPU_MS, FACTS_EVERY_S, METHODS, Board
 from supervisor.aggregator.stream import ChartLine, DimensionLine, Frame, skeleton
 
+# The identity program's name among the others.
+CORE: Final = "task"
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -39,7 +42,8 @@ Values = Callable[[Board, Facts], dict[str, int]]
 
 @dataclass(frozen=True)
 class _Chart:
-    """values: by dimension. Without it the words of the board of that name, one for each program."""
+    """source: values by dimension, or which words of the board: one for each program, and for the identities
+    where it has them."""
 
     id: str
     title: str
@@ -175,6 +179,15 @@ CHARTS: Final = (
         _connections_folded,
         "incremental",
     ),
+    _Chart(
+        "ebpf_missed_hits",
+        "Hits of hooks that the kernel kept from their programs",
+        "hits/s",
+        140025,
+        "main",
+        "missed",
+        "incremental",
+    ),
     _Chart("ebpf_samples_dropped", "Samples dropped", "samples/s", 140022, "main", "lost", "incremental"),
     _Chart(
         "ebpf_cpu",
@@ -215,7 +228,7 @@ class InternalCharts:
         if callable(chart.source):
             return chart.source(self._board, facts)
         words: list[int] = getattr(self._board, chart.source).tolist()
-        return dict(zip(self._programs, words, strict=True))
+        return dict(zip((*self._programs, CORE)[: len(words)], words, strict=True))
 
     def _line(self, chart: _Chart, dimensions: tuple[str, ...]) -> ChartLine:
         return ChartLine(

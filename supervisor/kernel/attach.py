@@ -11,6 +11,7 @@ import errno
 import fcntl
 import functools
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -182,6 +183,23 @@ def use_of(link: int | None) -> Use:
     if told_bytes < ctypes.sizeof(info) or info.perf_type not in _PERF_KPROBES:
         return told
     return replace(told, missed=info.missed + program.recursion_misses)
+
+
+def missed_by(links: Iterable[int | None]) -> int:
+    """How many of these hooks' hits did not reach their programs, as far as the kernel tells (see `use_of`);
+    of tracepoints it counts them since 6.7. Several links can hold the same program."""
+    of_probes, of_programs = 0, {}
+    for link in links:
+        info = _LinkInfo()
+        try:
+            told_bytes = linux.bpf_info(link, info) if link is not None else 0
+            if told_bytes:
+                of_programs[info.prog_id] = recursion_misses(info.prog_id)
+        except OSError:
+            continue  # what is no link, before 5.15
+        if told_bytes >= ctypes.sizeof(info) and info.perf_type in _PERF_KPROBES:
+            of_probes += info.missed
+    return of_probes + sum(of_programs.values())
 
 
 def recursion_misses(program_id: int) -> int:

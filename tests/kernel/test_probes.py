@@ -101,6 +101,8 @@ def test_returns_that_a_kretprobe_misses_are_told_or_said_to_be_untold(tmp_path:
                 )
                 assert told
                 assert int(told[1]) >= openers - room
+                run.wait_value("netdata.ebpf_missed_hits", "fd", openers - room, 60)
+                assert re.search(r"WARN +ebpf-supervisor: fd: the kernel has kept \d+ hits", run.stderr())
             else:
                 assert before is None
                 assert "missed hits: not told for such a probe here" in run.ctl("status", "-v").stdout
