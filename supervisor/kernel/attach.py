@@ -165,7 +165,8 @@ def use_of(link: int | None) -> Use:
     Missed are hits that did not reach the program. Of kprobes and kretprobes the kernel tells since 6.7
     (kernel commits 3acf8ace6823, dd8657894c11): those that found another probe under way, and returns for
     which no instance was free. Of fentry, fexit and raw tracepoints it counts since 5.12 those that came
-    while the program itself was running.
+    while the program itself was running; of tracepoints, since 6.7, those that found a probe or another
+    tracepoint's program under way, and what an older kernel says, 0, says nothing.
     """
     if link is None:
         return Use()
@@ -181,7 +182,7 @@ def use_of(link: int | None) -> Use:
     if info.type != _LINK_OF_PERF_EVENT:
         return replace(told, missed=program.recursion_misses)
     if told_bytes < ctypes.sizeof(info) or info.perf_type not in _PERF_KPROBES:
-        return told
+        return replace(told, missed=program.recursion_misses or None)
     return replace(told, missed=info.missed + program.recursion_misses)
 
 
