@@ -95,6 +95,8 @@ class Commands:
             supervisor.__version__, self._arbiter.started_s, self._arbiter.frames(), core_bytes
         )
         answer["aggregator"] = status.of_unit(self._arbiter.aggregator)
+        if request.get("verbose") and not names:
+            answer["identities"] = status.of_identities(self._arbiter.core)
         answer["programs"] = [
             status.of_program(unit, self._arbiter.counts(unit))
             for unit in self._arbiter.units

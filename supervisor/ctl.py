@@ -210,7 +210,7 @@ def _status(arguments: argparse.Namespace) -> int:
     from supervisor import status_table
 
     try:
-        answer = _ask_once(arguments, "status", names=arguments.names)
+        answer = _ask_once(arguments, "status", names=arguments.names, verbose=arguments.verbose)
     except Refused as error:
         raise Unreachable(str(error)) from error
     _print(arguments, answer, status_table.table(answer, arguments.verbose))

@@ -7,6 +7,8 @@ from typing import Any, Final
 
 from supervisor.kernel import attach
 from supervisor.unit import Unit
+from supervisor.units.core import CoreUnit
+from supervisor.units.loading import LoadingUnit
 from supervisor.units.program import ProgramUnit
 
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
@@ -63,8 +65,24 @@ def of_program(unit: ProgramUnit, counts: Counts) -> dict[str, Any]:
         "dropped": counts.dropped,
         "rate": round(counts.rate, 1),
         "description": unit.description,
-        "hooks": [{**hook.told(), **asdict(attach.use_of(hook.link))} for hook in unit.hooks],
+        "hooks": _hooks(unit),
     }
+
+
+def of_identities(unit: CoreUnit) -> dict[str, Any]:
+    """Of the program that no worker belongs to."""
+    return {
+        "name": unit.name,
+        "state": unit.state.value,
+        "restarts": unit.restarts,
+        "kernel_bytes": unit.kernel_bytes,
+        "description": unit.description,
+        "hooks": _hooks(unit),
+    }
+
+
+def _hooks(unit: LoadingUnit) -> list[dict[str, Any]]:
+    return [{**hook.told(), **asdict(attach.use_of(hook.link))} for hook in unit.hooks]
 
 
 def overall(version: str, started_s: float, frames: int, core_bytes: int) -> dict[str, Any]:

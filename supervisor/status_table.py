@@ -27,10 +27,12 @@ _BELOW: Final = " " * 6
 
 
 def table(answer: Mapping[str, Any], verbose: bool) -> str:
-    """The table that `ebpfctl status` prints; when verbose, all that is known of each program below it."""
+    """The table that `ebpfctl status` prints; when verbose, all that is known of each program below it, and
+    of the identities where no program was asked for by name."""
     programs = answer["programs"]
     if verbose:
-        return f"{_overall(answer)}\n{_rows(programs, SCREEN)}{hooks_table(programs)}"
+        identities = [answer["identities"]] if "identities" in answer else []
+        return f"{_overall(answer)}\n{_rows(programs, SCREEN)}{hooks_table([*identities, *programs])}"
     return _rows(programs, _SCREEN)
 
 

@@ -187,6 +187,13 @@ def test_verbose_status_shows_every_hook_and_why_others_were_not_taken(run: Run)
     assert max(map(len, text.splitlines())) <= 100
 
 
+def test_verbose_status_of_all_shows_the_hooks_of_the_identities_too(run: Run) -> None:
+    assert re.search(r"^task: RUNNING: ", run.ctl("status", "-v").stdout, re.MULTILINE)
+    hooks = json.loads(run.ctl("--json", "status", "-v").stdout)["identities"]["hooks"]
+    assert {"newtask", "exec", "exit", "free"} <= {hook["hook"] for hook in hooks if hook["attached"]}
+    assert "task" not in [program["name"] for program in run.status()["programs"]]
+
+
 def on_a_terminal(run: Run, **env: str) -> bytes:
     """What `status` writes to one."""
     ours, theirs = os.openpty()
