@@ -138,7 +138,7 @@ def differences(growth: Growth, expected: Expected) -> dict[tuple[str, str], tup
 
 
 def total(run: Run, chart: str, side: str) -> int:
-    lines = run.charts()[chart].dimensions
+    lines = list(run.charts()[chart].dimensions)  # the stream goes on meanwhile
     return sum(run.value(chart, line) for line in lines if line.endswith(side))
 
 
