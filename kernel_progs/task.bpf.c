@@ -113,6 +113,15 @@ static __always_inline int has_rested(struct task *old, u64 settled)
     return !old->freed_ns || old->freed_ns + REST_NS < settled;
 }
 
+// The id of the one who had the slot leads there no more: whoever has it next may not be seen as it is born, and
+// is nobody then.
+static __always_inline void forget(u32 slot, u64 settled)
+{
+    struct task *former = task_of(slot);
+    if (former && !(former->state & TASK_LIVE) && has_rested(former, settled) && slot_of(former->tgid) == slot)
+        set_slot(former->tgid, 0);
+}
+
 static __always_inline void wake_up(u64 settled)
 {
     u32 slot;
@@ -126,6 +135,7 @@ static __always_inline void wake_up(u64 settled)
         // Another CPU can have taken it meanwhile, so this may be the one behind it: take_slot looks again.
         if (resting_slots.pop(&slot))
             return;
+        forget(slot, settled);
         free_slots.push(&slot, 0);
     }
 }

@@ -308,8 +308,9 @@ def supervisor(
             if wait:
                 wait_for("the first frame", lambda: run.frames() > 0 or process.poll() is not None, 20)
                 assert process.poll() is None, run.stderr()
-            if wait and "--attach" in options:
-                # Who asks for a kind of plan counts events: every program must have its hooks by then.
+            if wait and ("--attach" in options or SLOW > 1):
+                # Who asks for a kind of plan counts events: every program must have its hooks by then, which
+                # takes a guest seconds.
                 wait_for("every program to have started", lambda: not starting(run), 60)
             yield run
             for look in before_end if process.poll() is None else ():

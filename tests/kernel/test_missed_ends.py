@@ -18,7 +18,7 @@ import pytest
 from supervisor import spawn
 from supervisor.kernel import cpus, identities, loader, reading
 from supervisor.kernel.handover import Loaded
-from supervisor.kernel.maps import KernelMap
+from supervisor.kernel.maps import KernelMap, Words
 from supervisor.kernel.plans import Preference
 from tests.harness import wait_for
 from tests.kernel.kernel_maps import identity_of
@@ -88,7 +88,6 @@ def test_a_slot_whose_owner_has_gone_unseen_is_given_back_and_a_zombie_keeps_its
             assert identities.give_back_the_gone(made.maps, late_s=0.001) >= 1
             assert identity_of(held, nobody) is None
             assert ended(held, zombie)
-            assert identities.give_back_the_gone(made.maps, late_s=0.001) == 0
             os.waitpid(zombie, 0)
 
     in_a_child(give_back)
@@ -133,3 +132,27 @@ def test_a_process_whose_birth_was_missed_is_nobody_once_it_executes_a_program()
             os.waitpid(child, 0)
 
     in_a_child(execute)
+
+
+def test_an_id_does_not_lead_to_the_slot_of_its_last_owner_for_long(nobody: int) -> None:
+    """Who has it next and is not seen as it is born would be counted there."""
+
+    def forget() -> None:
+        with loaded() as made, identities.Orders(made.maps) as orders:
+            orders.give(identities.PLANT, SPARE, nobody, ppid=1, start_ns=1, exited=1, comm=b"gone")
+            orders.give(identities.GONE, SPARE, nobody)
+
+            settled = Words(made.maps["words"])
+
+            def forgotten() -> bool:
+                settled.set(identities.SETTLED_NS, time.monotonic_ns())
+                child = os.fork()
+                if child == 0:
+                    os._exit(0)
+                os.waitpid(child, 0)
+                return orders.give(identities.MAP, 0, nobody) == 0
+
+            assert orders.give(identities.MAP, 0, nobody) == SPARE
+            wait_for("its id to lead nowhere", forgotten)
+
+    in_a_child(forget)
