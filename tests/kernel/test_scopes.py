@@ -4,6 +4,7 @@ and what comes back goes on."""
 import contextlib
 import os
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,18 +57,22 @@ in_version_2 = pytest.mark.parametrize("places", [2], indirect=True, scope="modu
 
 
 @pytest.fixture(scope="module")
-def places(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Places]:
-    scratch = tmp_path_factory.mktemp("cgroup")
-    point = mounted(request.param, scratch)
-    found = Places(point)
-    with found.made(SERVICE) as service, Workload(f"{KAT}p") as present:
-        enter(service, present.pid)  # a hierarchy in which nobody is, is not followed
-        followed = cgroup_hierarchy.find()
-        if followed is None or followed.mount_point != point:
-            pytest.skip(f"processes are in {followed}, which goes before {point}")
-        yield found
-    if point == scratch:
-        subprocess.run(["umount", str(scratch)], check=True)
+def places(request: pytest.FixtureRequest) -> Iterator[Places]:
+    # Not below pytest's own folder, which is root's alone: the aggregator would not see what has gone.
+    scratch = Path(tempfile.mkdtemp(prefix="cgroup-"))
+    try:
+        point = mounted(request.param, scratch)
+        found = Places(point)
+        with found.made(SERVICE) as service, Workload(f"{KAT}p") as present:
+            enter(service, present.pid)  # a hierarchy in which nobody is, is not followed
+            followed = cgroup_hierarchy.find()
+            if followed is None or followed.mount_point != point:
+                pytest.skip(f"processes are in {followed}, which goes before {point}")
+            yield found
+    finally:
+        if scratch.is_mount():
+            subprocess.run(["umount", str(scratch)], check=True)
+        scratch.rmdir()
 
 
 @pytest.fixture(scope="module")
