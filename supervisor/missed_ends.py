@@ -11,6 +11,8 @@ from supervisor.units.core import CoreUnit
 _EVERY_S: Final = 10.0
 # The kernel frees a process that its parent has asked for within this time: with lazy RCU in ten seconds.
 _LATE_S: Final = 12.0
+# After trouble, which is told each time.
+_RETRY_S: Final = 600.0
 
 log = logging.getLogger("ebpf-supervisor")
 
@@ -28,7 +30,12 @@ class MissedEnds:
         try:
             given_back = identities.give_back_the_gone(self._core.loaded.maps, _LATE_S)
         except (OSError, Unavailable) as error:
-            log.warning("slots of processes whose end was missed are not given back: %s", error)
+            self._due_s += _RETRY_S
+            log.warning(
+                "slots of processes whose end was missed are not given back: %s; tried again in %d minutes",
+                error,
+                _RETRY_S // 60,
+            )
             return
         if given_back:
             log.debug("%d processes had gone without the kernel's word", given_back)

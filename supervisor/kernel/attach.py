@@ -161,7 +161,6 @@ def _return_bit() -> int:
 def use_of(link: int | None) -> Use:
     """Of what this link holds; nothing where the kernel does not tell, as of what are no links.
 
-
     Missed are hits that did not reach the program. Of kprobes and kretprobes the kernel tells since 6.7
     (kernel commits 3acf8ace6823, dd8657894c11): those that found another probe under way, and returns for
     which no instance was free. Of fentry, fexit and raw tracepoints it counts since 5.12 those that came
