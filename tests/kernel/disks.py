@@ -110,6 +110,21 @@ def cached_pages(path: Path) -> int:
         return sum(flags & 1 for flags in there)
 
 
+@contextlib.contextmanager
+def held_in_cache(path: Path) -> Iterator[None]:
+    """All of the file is in the page cache, and none of it is taken back for want of memory (mlock(2))."""
+    size = path.stat().st_size
+    libc = ctypes.CDLL(None, use_errno=True)
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), size) as memory:
+        view = ctypes.c_char.from_buffer(memory)
+        try:
+            failed = libc.mlock(ctypes.byref(view), ctypes.c_size_t(size))
+            assert not failed, f"mlock of {path}: {os.strerror(ctypes.get_errno())}"
+            yield
+        finally:
+            del view  # a mapping that something points at cannot be closed
+
+
 def vmstat(name: str) -> int:
     """A number of /proc/vmstat."""
     words = Path("/proc/vmstat").read_text().split()

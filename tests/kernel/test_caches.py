@@ -13,7 +13,15 @@ from tests.harness import Run, supervisor, wait_for
 from tests.kernel.conftest import PLANS
 from tests.kernel.counting import Growth
 from tests.kernel.coverage import covered
-from tests.kernel.disks import cached_pages, killed_in, mounted, small_cgroup, swap_space, vmstat
+from tests.kernel.disks import (
+    cached_pages,
+    held_in_cache,
+    killed_in,
+    mounted,
+    small_cgroup,
+    swap_space,
+    vmstat,
+)
 from tests.workload import Workload
 from workers import registry
 
@@ -101,14 +109,11 @@ def test_64_mib_read_cold_are_16384_misses_and_read_again_they_are_16384_hits_an
             for kind, before in seen.items():
                 assert min(run.charts()[RATIO].values[kind][before:]) <= 100 * READ_AHEAD_PAGES // PAGES
 
-        # The machine may be short of memory, and take some of it back.
-        def cached() -> bool:
-            for work in works:
-                work.do("read_file", 1, 256)
-            return [cached_pages(file) for file in files] == [PAGES] * len(files)
-
-        wait_for("both files to be in the page cache", cached)
-        with Growth(run, *hits, *misses) as growth:
+        with contextlib.ExitStack() as held:
+            for file in files:
+                held.enter_context(held_in_cache(file))
+            assert [cached_pages(file) for file in files] == [PAGES] * len(files)
+            growth = held.enter_context(Growth(run, *hits, *misses))
             seen = {kind: len(run.charts()[RATIO].values[kind]) for kind in seen}
             for work in works:
                 work.do("read_file", 1, 1)
