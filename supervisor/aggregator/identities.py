@@ -11,7 +11,7 @@ from supervisor.aggregator.process_tree import ProcessTree
 from supervisor.aggregator.storage import FIRST_GROUP, NOBODY, slot_fields
 from supervisor.kernel import arrays
 from supervisor.kernel.arrays import TASK
-from supervisor.kernel.maps import TASK_LIVE, Maps, used_pages
+from supervisor.kernel.maps import TASK_LIVE, WORD_BYTES, Maps, used_pages
 
 # The group of slot 0, which no process has.
 NO_GROUP: Final = NOBODY - FIRST_GROUP
@@ -39,7 +39,7 @@ class Identities:
         slots = maps["task"].info.rows
         self.slots = slots
         self.births = self.ends = 0
-        self._seen = b""  # of the kernel's table, at the last call
+        self._seen = np.zeros((slots, TASK.itemsize // WORD_BYTES), np.uint64)  # of the kernel's table
         self._resting = False  # there are some that are freed, and not yet forgotten
         self._maps = maps
         self._groups = groups
@@ -62,12 +62,13 @@ class Identities:
         settled_ns: what the kernel has last been told (`words[SETTLED_NS]`): owners that were freed
         before it will not be counted any more, and are forgotten.
         """
-        task = arrays.records(self._maps["task"], TASK, used_pages(self._maps))
-        # Before anything is taken out of it: what the kernel writes from here on is different next time.
-        seen, self._seen = self._seen, task.tobytes()
-        if not self._resting and seen == self._seen:
+        words = arrays.words(self._maps["task"], used_pages(self._maps))
+        used = slice(len(words))  # the rest has never had an owner
+        if not self._resting and (words == self._seen[used]).all():
             return
-        used = slice(len(task))  # the rest has never had an owner
+        # Before anything is taken out of it: what the kernel writes from here on is different next time.
+        self._seen[used] = words
+        task = words.view(TASK).reshape(-1)
         start_ns, state, freed_ns = task["start_ns"].copy(), task["state"].copy(), task["freed_ns"].copy()
         self.cgroup_of_slot[used] = task["cgroup_id"]
         freed = freed_ns != 0

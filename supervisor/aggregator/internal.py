@@ -208,7 +208,7 @@ class InternalCharts:
         self._programs = programs
         self._board = board
         self._lines: tuple[ChartLine, ...] = ()
-        self._skeleton = ""
+        self._skeleton = b""
         self._known = False
 
     def write(self, frame: Frame, facts: Facts) -> None:

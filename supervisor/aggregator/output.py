@@ -20,11 +20,10 @@ import time
 from typing import Final
 
 from supervisor.aggregator.stream import Frame
+from supervisor.aggregator.unsent import Unsent
 
 # What a plugin's pipe is widened to; an unprivileged process may ask for 1 MiB (pipe(7)).
 PIPE_BYTES: Final = 1 << 20
-# What a chart's part of a frame begins with.
-_BEGINNINGS: Final = (b"\nBEGIN ", b"\nCHART ")
 # While there is time a quarter of the pipe is waited for, so that few writes do: a reader empties it at once.
 _PAUSE_S: Final = 0.001
 
@@ -43,11 +42,11 @@ class Output:
         self._told = 0
         mode = os.fstat(fd).st_mode
         self._is_pipe, self._is_file = stat.S_ISFIFO(mode), stat.S_ISREG(mode)
-        self._frame, self._written = b"", 0  # that is under way, and how much of it is there
+        self._left = Unsent()  # of a frame that is under way
 
     @property
     def under_way(self) -> bool:
-        return self._written < len(self._frame)
+        return bool(self._left)
 
     def send(self, frame: Frame, patience_s: float = 0.0) -> bool:
         """Writes a frame, as `write` does."""
@@ -65,13 +64,15 @@ class Output:
         """
         if self.under_way:
             raise ValueError("a frame is still under way")
-        whole = b"".join(blocks)
-        if self._is_pipe and len(whole) > self._capacity():
-            self._frame, self._written = whole, 0
+        whole = Unsent(blocks)
+        if self._is_pipe and whole.size_bytes > self._capacity():
+            self._left = whole
             return self.go_on(patience_s)
         if not whole:
             return True
-        return (not self._is_pipe or self._room() >= len(whole)) and self._write(whole)
+        return (not self._is_pipe or self._room() >= whole.size_bytes) and self._write(
+            whole, whole.size_bytes
+        )
 
     def go_on(self, patience_s: float = 0.0) -> bool:
         """Writes more of the frame that is under way; True when that was the end of it. Raises ReaderGone."""
@@ -85,11 +86,8 @@ class Output:
             if events == select.POLLOUT and left_s > _PAUSE_S and room < self._capacity() // 4:
                 time.sleep(_PAUSE_S)
                 continue
-            end = cut(self._frame, self._written, max(room, select.PIPE_BUF))
-            if not self._write(memoryview(self._frame)[self._written : end]):
+            if not self._write(self._left, self._left.fitting(max(room, select.PIPE_BUF))):
                 return False
-            self._written = end
-        self._frame, self._written = b"", 0
         return True
 
     def _wait_for_a_page(self, timeout_s: float) -> int:
@@ -99,9 +97,9 @@ class Output:
         poller.register(self._fd, select.POLLOUT)
         return sum(events for _, events in poller.poll(max(0.0, timeout_s) * 1000))
 
-    def _write(self, piece: bytes | memoryview) -> bool:
+    def _write(self, left: Unsent, size: int) -> bool:
         try:
-            self._put(piece)
+            self._put(left, size)
         except OSError as error:
             self._tell(error)
             return False
@@ -130,30 +128,21 @@ class Output:
         capacity = self._capacity()
         return capacity if held[0] == 0 else capacity // 2 - held[0]
 
-    def _put(self, piece: bytes | memoryview) -> None:
-        view = memoryview(piece)
-        while view:
+    def _put(self, left: Unsent, size: int) -> None:
+        written = 0
+        while written < size:
             try:
-                written = os.write(self._fd, view)
+                done = os.writev(self._fd, left.parts(size - written))
             except OSError as error:
                 if error.errno == errno.EAGAIN:  # somebody else made it non-blocking
                     select.select([], [self._fd], [])
                     continue
                 if error.errno in (errno.EPIPE, errno.ECONNRESET):
                     raise ReaderGone from error
-                self._take_back(len(piece) - len(view))
+                self._take_back(written)
                 raise
-            view = view[written:]
-
-
-def cut(frame: bytes, begin: int, size: int) -> int:
-    """Where a piece ends that begins there and has so many bytes at most: before another chart's lines;
-    within those of a chart that is larger, at the end of a line."""
-    end = begin + size
-    if end >= len(frame):
-        return len(frame)
-    found = max(frame.rfind(start, begin, end + len(start) - 1) for start in _BEGINNINGS) + 1
-    return found if found > begin else frame.rfind(b"\n", begin, end) + 1 or end
+            left.sent(done)
+            written += done
 
 
 def widen(fd: int) -> None:

@@ -15,10 +15,11 @@ import logging
 import select
 import socket
 import time
-from collections import deque
+from collections.abc import Iterable
 from typing import Final
 
 from supervisor.aggregator.stream import ChartLine, Frame, definition
+from supervisor.aggregator.unsent import Unsent
 
 MOST_READERS: Final = 32
 # What may be owed to one reader: the definitions of some ten thousand charts.
@@ -39,32 +40,29 @@ class Reader:
         # Nobody tells us anything: who writes to us gets EPIPE.
         connection.shutdown(socket.SHUT_RD)
         self._connection = connection
-        self.owed: deque[memoryview] = deque()
+        self.owed = Unsent()
         self.new = True
 
     @property
     def fd(self) -> int:
         return self._connection.fileno()
 
-    def give(self, data: bytes) -> None:
-        """Sends it behind what is owed. Raises ReaderLost."""
-        self.owed.append(memoryview(data))
+    def give(self, blocks: Iterable[bytes]) -> None:
+        """Sends them behind what is owed. Raises ReaderLost."""
+        self.owed.add(blocks)
         self.go_on()
-        if sum(map(len, self.owed)) > MOST_OWED_BYTES:
+        if self.owed.size_bytes > MOST_OWED_BYTES:
             raise ReaderLost("it does not read, and too much has piled up")
 
     def go_on(self) -> None:
         """Sends what the kernel takes now. Raises ReaderLost."""
         while self.owed:
             try:
-                sent = self._connection.send(self.owed[0])
+                self.owed.sent(self._connection.sendmsg(self.owed.parts(self.owed.size_bytes)))
             except BlockingIOError:
                 return
             except OSError as error:
                 raise ReaderLost("") from error
-            self.owed[0] = self.owed[0][sent:]
-            if not self.owed[0]:
-                self.owed.popleft()
 
     def close(self) -> None:
         self._connection.close()
@@ -83,12 +81,11 @@ class Readers:
     def send(self, frame: Frame, patience_s: float = 0.0) -> bool:
         """Gives the frame to all readers, those first taken in that have come. Never waits."""
         self._accept()
-        whole = b"".join(frame.blocks)
         for reader in list(self._readers):
             if reader.new:
-                self._serve(reader, self._definitions() + whole)
+                self._serve(reader, [*self._definitions(), *frame.blocks])
             elif frame.changes or not reader.owed:
-                self._serve(reader, whole)
+                self._serve(reader, frame.blocks)
         self._note(frame)
         return True
 
@@ -118,9 +115,9 @@ class Readers:
             else:
                 self._charts.pop(chart.full_id, None)
 
-    def _serve(self, reader: Reader, data: bytes = b"") -> None:
+    def _serve(self, reader: Reader, blocks: Iterable[bytes] = ()) -> None:
         try:
-            reader.give(data) if data else reader.go_on()
+            reader.give(blocks)
             reader.new = False
         except ReaderLost as why:
             self._readers.remove(reader)
@@ -128,8 +125,8 @@ class Readers:
             if str(why):
                 log.warning("a reader of the stream is let go of: %s", why)
 
-    def _definitions(self) -> bytes:
-        return b"".join(definition(chart) for chart in self._charts.values())
+    def _definitions(self) -> list[bytes]:
+        return [definition(chart) for chart in self._charts.values()]
 
     def _accept(self) -> None:
         while True:

