@@ -239,7 +239,12 @@ static __always_inline int on_exec(u32 old_tid)
     struct task *self = task_of(slot);
     if (!slot || !self)
         return 0;
-    if (self->tgid != current_tgid() || !(self->state & TASK_LIVE)) {
+    int live = self->state & TASK_LIVE && self->tgid == current_tgid();
+    // A leader that has exited executes nothing: this is another process, and the owner's release was not seen.
+    int owner_has_gone = live && old_tid == current_tgid() && self->exit_ns;
+    if (owner_has_gone)
+        give_back(slot, self);
+    if (!live || owner_has_gone) {
         set_slot(current_tgid(), 0);
         return 0;
     }

@@ -24,6 +24,9 @@ _memory_view.argtypes, _memory_view.restype = (
 )
 _PYBUF_READ: Final = 0x100
 _PYBUF_WRITE: Final = 0x200
+# Options of mallopt(3).
+_M_TRIM_THRESHOLD: Final = -1
+_M_MMAP_THRESHOLD: Final = -3
 _MAP_FAILED: Final = ctypes.c_void_p(-1).value
 _READ_ONLY: Final = mmap.PROT_READ
 _READ_WRITE: Final = mmap.PROT_READ | mmap.PROT_WRITE
@@ -175,6 +178,18 @@ def _block(size_bytes: int) -> object:
     if size_bytes > _LARGE_INTEGER_BYTES:
         return bytes(size_bytes - _BYTES_HEAD)
     return _LARGE_INTEGER + 1 if size_bytes == _LARGE_INTEGER_BYTES else object()
+
+
+def keep_freed_memory(size_bytes: int) -> None:
+    """Has up to so much of what this process frees wait for what it asks for next (mallopt(3)). What goes back
+    to the kernel each tick instead is had again page by page, with a fault for each."""
+    for option in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD):
+        _libc.mallopt(option, size_bytes)
+
+
+def let_go_of_freed_memory() -> None:
+    """Gives it back to the kernel now (malloc_trim(3))."""
+    _libc.malloc_trim(0)
 
 
 def let_go_of_files() -> None:

@@ -1,5 +1,6 @@
 """Who owns each slot, from the kernel's identity table, and which app group that is."""
 
+from collections import deque
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,7 +11,7 @@ from supervisor.aggregator.apps_groups import AppsGroups
 from supervisor.aggregator.process_tree import ProcessTree
 from supervisor.aggregator.storage import FIRST_GROUP, NOBODY, slot_fields
 from supervisor.kernel import arrays
-from supervisor.kernel.arrays import TASK
+from supervisor.kernel.arrays import TASK, U64Array
 from supervisor.kernel.maps import TASK_LIVE, WORD_BYTES, Maps, used_pages
 
 # The group of slot 0, which no process has.
@@ -22,6 +23,11 @@ def read_command_line(pid: int) -> str:
     """The arguments with spaces between them, "" for kernel threads. Raises OSError when it has gone."""
     with Path(f"/proc/{pid}/cmdline").open("rb") as file:
         return file.read(_CMDLINE_BYTES).rstrip(b"\0").replace(b"\0", b" ").decode("utf-8", "surrogateescape")
+
+
+def _in_order(moments_ns: U64Array, slots: npt.NDArray[np.intp]) -> deque[int]:
+    """The slots, sorted by the moment that each has."""
+    return deque(slots[np.argsort(moments_ns[slots], kind="stable")].tolist())
 
 
 class Identities:
@@ -76,8 +82,10 @@ class Identities:
         self._forget(np.flatnonzero(freed & (freed_ns < settled_ns) & same & self.owned[used]).tolist())
         # The kernel sets the state last, so a row with it, or one that has been freed, is complete.
         complete = ((state & TASK_LIVE) != 0) | freed
-        born = np.flatnonzero(~same & complete)
-        for slot in born[np.argsort(start_ns[born], kind="stable")].tolist():
+        born = _in_order(start_ns, np.flatnonzero(~same & complete))
+        just_freed = _in_order(freed_ns, np.flatnonzero(freed & (self.owned[used] | ~same)))
+        for slot in born:
+            self._note_freed(just_freed, freed_ns, start_ns[slot])
             self._take_in(slot, task[slot])
         renames = task["renames"].copy()
         for slot in np.flatnonzero((renames != self._renames[used]) & self.owned[used]).tolist():
@@ -90,6 +98,14 @@ class Identities:
         self._resting = bool((freed & self.owned[used]).any())
         groups = self.group_of_slot[used][self.owned[used]]
         self.processes = np.bincount(groups, minlength=len(self.processes))
+
+    def _note_freed(self, slots: deque[int], freed_ns: U64Array, until_ns: np.uint64) -> None:
+        """Takes those out whose owners had gone by then: they have made nobody that is born later, though
+        one with the same id may have."""
+        while slots and freed_ns[slots[0]] < until_ns:
+            slot = slots.popleft()
+            if self.owned[slot]:
+                self._tree.freed(slot)
 
     def _take_in(self, slot: int, row: Any) -> None:
         known = self._known_start_ns[slot] == row["start_ns"]

@@ -54,6 +54,8 @@ _LATE_MOST_S: Final = 0.5
 # waking of its own.
 _TOGETHER_S: Final = 0.04
 _REPEAT_S: Final = 60.0
+# More than a tick of a crowded machine takes for the moment.
+_KEPT_BYTES: Final = 16 << 20
 
 log = logging.getLogger("aggregator")
 
@@ -137,6 +139,7 @@ class Assignment:
 
 def run(assignment: Assignment) -> int:
     """The aggregator's main function; returns its exit status."""
+    linux.keep_freed_memory(_KEPT_BYTES)
     stop = StopFlag()
     with Receiver(assignment.samples_path) as receiver:
         receiver.watch(assignment.lifeline.fileno())
@@ -411,7 +414,9 @@ class _Aggregator:
         self._board.progress[boards.FRAMES] += 1
         if self._first:
             self._first = False
-            linux.let_go_of_files()  # of what was needed to begin
+            # Of what was needed to begin.
+            linux.let_go_of_files()
+            linux.let_go_of_freed_memory()
 
     def _let_go(self, entity: int) -> None:
         """The charts of a cgroup have been withdrawn: its place is another one's, unless it has come back."""

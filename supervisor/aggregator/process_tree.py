@@ -76,11 +76,17 @@ class ProcessTree:
         process.own = self._match(process.pid, comm)
         self._hand_down(process)
 
-    def ended(self, key: int) -> None:
-        """Forget a process. Its children keep what they have from it."""
-        process = self._by_key.pop(key)
+    def freed(self, key: int) -> None:
+        """Note that the process has gone, while its events are still counted: its id may be another one's,
+        who need not be known here, and whose children are not its own."""
+        process = self._by_key[key]
         if self._by_pid.get(process.pid) is process:
             del self._by_pid[process.pid]
+
+    def ended(self, key: int) -> None:
+        """Forget a process. Its children keep what they have from it."""
+        self.freed(key)
+        process = self._by_key.pop(key)
         self._changed.discard(process)
         if process.parent:
             process.parent.children.remove(process)

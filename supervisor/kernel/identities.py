@@ -202,6 +202,12 @@ def read_stat(pid: int, tid: int = 0) -> ProcStat | None:
     return ProcStat(tid or pid, comm, fields[0], int(fields[1]), int(fields[17]), int(fields[19]))
 
 
+def birth_ns(start_ticks: int, latest_ns: int) -> int:
+    """When a process of /proc was born, by CLOCK_MONOTONIC as the kernel's hook has it. /proc has
+    CLOCK_BOOTTIME, ahead of it by as long as the machine was suspended: parents would come after children."""
+    return min(start_ticks * _CLOCK_NS + 1, latest_ns)
+
+
 def processes() -> list[int]:
     """Ids of all thread groups."""
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]
@@ -226,8 +232,10 @@ class Seeding:
         self._thread_slots = thread_slots
         there = _tasks() if thread_slots else len(processes())
         self._reserved = min(slots // 2, there + 256)
+        self._began_ns = 0
 
     def prepare(self, tables: Tables) -> None:
+        self._began_ns = time.monotonic_ns()
         tables.push("free_slots", reversed(range(self._reserved, self._slots)))
 
     def finish(self, tables: Tables) -> None:
@@ -238,7 +246,7 @@ class Seeding:
             filter(None, map(read_stat, processes())), key=lambda stat: (stat.start_ticks, stat.pid)
         )
         with Orders(tables.maps) as orders:
-            planter = _Planter(orders, tables.maps, free, thread_slots=self._thread_slots)
+            planter = _Planter(orders, tables.maps, free, self._began_ns, thread_slots=self._thread_slots)
             for stat in there:
                 planter.plant(stat)
             if self._hierarchy:
@@ -310,15 +318,16 @@ class Orders:
 class _Planter:
     """Gives slots to those who were there before.
 
-    free: slots to give, taken from as they are given.
+    free: slots to give, taken from as they are given. began_ns: when no hook was attached yet.
     """
 
     def __init__(
-        self, orders: Orders, maps: Maps, free: collections.deque[int], *, thread_slots: bool
+        self, orders: Orders, maps: Maps, free: collections.deque[int], began_ns: int, *, thread_slots: bool
     ) -> None:
         self._give = orders.give
         self._maps = maps
         self._free = free
+        self._began_ns = began_ns
         self._thread_slots = thread_slots
 
     def plant(self, stat: ProcStat) -> None:
@@ -348,7 +357,7 @@ class _Planter:
             self._free[0],
             stat.pid,
             ppid=ppid,
-            start_ns=stat.start_ticks * _CLOCK_NS + 1,
+            start_ns=birth_ns(stat.start_ticks, self._began_ns),
             exited=stat.exited,
             is_thread=is_thread,
             comm=stat.comm[:15],

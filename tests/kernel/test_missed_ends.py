@@ -135,6 +135,30 @@ def test_a_process_whose_birth_was_missed_is_nobody_once_it_executes_a_program()
     in_a_child(execute)
 
 
+def test_a_process_that_has_the_id_of_one_that_has_gone_unseen_is_nobody_once_it_executes_a_program() -> None:
+    """A leader that has exited executes nothing, so that this is another one, whose birth was missed."""
+
+    def execute() -> None:
+        with loaded() as made:
+            ready, go = os.pipe()
+            child = os.fork()
+            if child == 0:
+                os.read(ready, 1)
+                os.execv("/bin/busybox", ["busybox", "sleep", "60"])
+            with identities.Orders(made.maps) as orders:
+                mine = orders.give(identities.MAP, 0, child)
+                orders.give(identities.EXITED, mine, child)
+                assert ended(made.maps["task"], child)
+            os.write(go, b"x")
+            with identities.Orders(made.maps) as orders:
+                wait_for("its slot to be nobody's", lambda: orders.give(identities.MAP, 0, child) == 0)
+            assert identity_of(made.maps["task"], child) is None, "the slot is not given back"
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+
+    in_a_child(execute)
+
+
 def test_an_id_does_not_lead_to_the_slot_of_its_last_owner_for_long(nobody: int) -> None:
     """Who has it next and is not seen as it is born would be counted there."""
 

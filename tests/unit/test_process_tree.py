@@ -121,6 +121,16 @@ def test_group_called_other_in_the_file_is_a_group_like_any() -> None:
     assert [started.group(key) for key in range(10, 15)] == ["web", "other", "other", "web", "other"]
 
 
+def test_process_that_has_gone_makes_no_more_children_though_another_may_have_its_id() -> None:
+    started = host("10 1 nginx", "11 10 bash")
+    started.tree.freed(10)
+    started.tree.freed(10)
+    started.start(12, 10, "bash")
+    assert [started.group(key) for key in (10, 11, 12)] == ["web", "web", "other"]
+    started.tree.ended(10)
+    assert [started.group(key) for key in (11, 12)] == ["web", "other"]
+
+
 def test_rename_moves_the_process_and_its_heirs() -> None:
     started = host("10 1 foo", "11 10 sh", "12 11 sh", "13 10 postgres", "14 13 sh")
     started.news()
