@@ -181,8 +181,8 @@ def _block(size_bytes: int) -> object:
 
 
 def keep_freed_memory(size_bytes: int) -> None:
-    """Has up to so much of what this process frees wait for what it asks for next (mallopt(3)). What goes back
-    to the kernel each tick instead is had again page by page, with a fault for each."""
+    """Has up to so much of what this process frees wait for what it asks for next (mallopt(3)). What goes
+    back to the kernel each tick instead is had again page by page, with a fault for each."""
     for option in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD):
         _libc.mallopt(option, size_bytes)
 
