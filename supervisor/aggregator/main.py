@@ -55,7 +55,7 @@ _LATE_MOST_S: Final = 0.5
 _TOGETHER_S: Final = 0.04
 _REPEAT_S: Final = 60.0
 # More than a tick of a crowded machine takes for the moment.
-_KEPT_BYTES: Final = 16 << 20
+_KEPT_BYTES: Final = 2 << 20
 
 log = logging.getLogger("aggregator")
 
