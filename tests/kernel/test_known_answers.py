@@ -84,11 +84,23 @@ def alive() -> int:
 def tells_the_living_from_zombies(run: Run) -> None:
     """By what /proc says at the same time: others come and go meanwhile."""
     living, ended = ("system.process_status", "process"), ("system.process_status", "zombie")
-    with Growth(run, living) as growth, Workload(KAT) as work:
-        before = alive() - 1
+
+    def apart() -> int:
+        """By as many as were born unseen, and by those of the last second."""
+        return run.value(*living) - alive()
+
+    def steady() -> bool:
+        first = apart()
+        run.wait_frames(1)
+        return apart() == first
+
+    with Workload(KAT) as work:
+        wait_for("nobody to be born or to end", steady, 30)
+        before, unseen = alive(), apart()
         work.do("sleepers", 101)
         work.do("zombies", 53)
-        wait_for("the living", lambda: growth.by(*living) == alive() - before, 30)
+        run.wait_frames(1)
+        wait_for("the living", lambda: apart() == unseen, 30)
         assert alive() - before > 90
         assert zombies(work.pid) == 53
         # The kernel frees one a moment after /proc forgets it; with lazy RCU (CONFIG_RCU_LAZY), seconds.
