@@ -163,7 +163,6 @@ class ChartWriter:
         self._given_by: tuple[tuple[int, ...], tuple[str, ...]] = ((), ())
         self._given_names: frozenset[str] = frozenset()
         self._version, self._settled = _NEVER, False
-        self._untold = True  # the agent does not know all lines yet
         self._texts: list[bytes] = []
         # What ratios are of: the totals of the last frame.
         self._before: U64Array = account.ledger.totals[: None if self._program.ratios else 0].copy()
@@ -208,10 +207,8 @@ class ChartWriter:
             return  # it knew all of it
         self._sent = self._entities, version
         announced = self._account.ledger.announced
-        if self._untold:
-            self._untold = False
-            for shown in self._shown:
-                shown.known, shown.gone = True, ()
+        for shown in self._shown:
+            shown.known, shown.gone = True, ()
         announced[self._entities] = 1
         if self._program.kind != "device":
             announced[HOST] = 1
@@ -248,7 +245,8 @@ class ChartWriter:
             shown.write(frame, values[begin:end])
             begin = end
         # Once all of it has stood in a frame, the same totals make the same text.
-        self._version = version if self._settled and not self._untold else _NEVER
+        told = all(shown.known for shown in self._shown)
+        self._version = version if self._settled and told else _NEVER
         self._texts = [shown.text for shown in self._shown if shown.values]
 
     def _renew(self, groups: Sequence[Groups], given: frozenset[str]) -> None:
@@ -259,7 +257,7 @@ class ChartWriter:
                 self._shown[number] = self._prepare(number, now, given, shown)
                 changed = True
         if changed:
-            self._version, self._untold = _NEVER, True
+            self._version = _NEVER
             self._sums = _joined([shown.sums for shown in self._shown])
             entities = {group.entity for shown in self._shown for group in shown.groups}
             self._entities = np.array(sorted(entities), np.int_)

@@ -83,10 +83,11 @@ class Identities:
         # The kernel sets the state last, so a row with it, or one that has been freed, is complete.
         complete = ((state & TASK_LIVE) != 0) | freed
         born = _in_order(start_ns, np.flatnonzero(~same & complete))
-        just_freed = _in_order(freed_ns, np.flatnonzero(freed & (self.owned[used] | ~same)))
-        for slot in born:
-            self._note_freed(just_freed, freed_ns, start_ns[slot])
-            self._take_in(slot, task[slot])
+        if born:
+            just_freed = _in_order(freed_ns, np.flatnonzero(freed & (self.owned[used] | ~same)))
+            for slot in born:
+                self._note_freed(just_freed, freed_ns, start_ns[slot])
+                self._take_in(slot, task[slot])
         renames = task["renames"].copy()
         for slot in np.flatnonzero((renames != self._renames[used]) & self.owned[used]).tolist():
             self._tree.renamed(slot, arrays.comm(task[slot]))
@@ -104,6 +105,7 @@ class Identities:
         one with the same id may have."""
         while slots and freed_ns[slots[0]] < until_ns:
             slot = slots.popleft()
+            # Not so where the kernel is just writing: of a next owner the birth, and still the old end.
             if self.owned[slot]:
                 self._tree.freed(slot)
 

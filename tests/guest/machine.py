@@ -10,6 +10,7 @@ booted by virtme-ng; enter.sh says what the command finds there. The folder SHAR
 """
 
 import functools
+import math
 import os
 import re
 import shlex
@@ -20,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -55,6 +56,9 @@ ENVIRONMENT: Final[Mapping[str, str]] = {
 
 # One guest instruction is 2 ns (1 << shift) of guest time; sleep=on lets idle time pass as on a real clock.
 ICOUNT: Final = ("-icount", "shift=1,sleep=on")
+
+# How often a guest that runs is looked at.
+_LOOK_S: Final = 5.0
 
 # vng hands paths through a shell, qemu's option lists and the kernel's command line, each quoting in its own
 # way. That line ends at 2,048 characters, of which these paths are the part that can grow.
@@ -109,13 +113,14 @@ def run(
     possible_cpus: int = 0,
     disks: Sequence[Path] = (),
     env: Mapping[str, str] | None = None,
+    silent_s: float = math.inf,
 ) -> GuestResult:
     """Boot a guest, run argv in it as root with the checkout as working directory, and power off.
 
     `disks` are raw images: /dev/vda and on; what the guest writes stays in them. `possible_cpus` is how many
-    there could be, 0 = no more than there are. With `icount`, guest time is
-    a count of instructions and there is one virtual CPU, whatever `cpus` says. After `timeout_s` the guest is
-    ended; what it had written by then is in `shared`.
+    there could be, 0 = no more than there are. With `icount`, guest time is a count of instructions and there
+    is one virtual CPU, whatever `cpus` says. After `timeout_s`, or when the command has written nothing for
+    `silent_s`, the guest is ended; what it had written by then is in `shared`.
     """
     guest = ensure(kernel) if isinstance(kernel, str) else kernel
     shared = shared.resolve()
@@ -142,6 +147,7 @@ def run(
             ),
             {**os.environ, "PATH": _search_path(), "TMPDIR": scratch},
             timeout_s,
+            Silence(stdout, silent_s),
         )
         seconds = time.monotonic() - started
     code = int(exit_code.read_text()) if exit_code.exists() else None
@@ -195,7 +201,23 @@ def _qemu_options(icount: bool, disks: Sequence[Path], cpus: int, possible_cpus:
     return [*options, *(ICOUNT if icount else ())]
 
 
-def _boot(command: Sequence[str], env: Mapping[str, str], timeout_s: float) -> str:
+@dataclass
+class Silence:
+    """Whether a file has been as long as it is for `most_s`: a kernel that stands still writes no more."""
+
+    output: Path
+    most_s: float
+    _bytes: int = 0
+    _since_s: float = field(default_factory=time.monotonic)
+
+    def too_long(self) -> bool:
+        now_bytes = self.output.stat().st_size if self.output.exists() else 0
+        if now_bytes != self._bytes:
+            self._bytes, self._since_s = now_bytes, time.monotonic()
+        return time.monotonic() - self._since_s > self.most_s
+
+
+def _boot(command: Sequence[str], env: Mapping[str, str], timeout_s: float, silence: Silence) -> str:
     """Run vng to its end or to the deadline, and return what it and the guest's console said."""
     process = subprocess.Popen(
         command,
@@ -206,15 +228,27 @@ def _boot(command: Sequence[str], env: Mapping[str, str], timeout_s: float) -> s
         stderr=subprocess.STDOUT,
         start_new_session=True,
     )
+    deadline_s = time.monotonic() + timeout_s
     try:
-        output, _ = process.communicate(timeout=timeout_s)
-    except BaseException as error:
-        # vng has not been reaped, so its session's number cannot have passed to anyone else.
-        os.killpg(process.pid, signal.SIGKILL)
-        output, _ = process.communicate()
-        if not isinstance(error, subprocess.TimeoutExpired):
-            raise
+        while True:
+            try:
+                output, _ = process.communicate(timeout=min(_LOOK_S, max(0, deadline_s - time.monotonic())))
+                break
+            except subprocess.TimeoutExpired:
+                if time.monotonic() >= deadline_s or silence.too_long():
+                    output = _kill(process)
+                    break
+    except BaseException:
+        _kill(process)
+        raise
     return output.decode(errors="replace")
+
+
+def _kill(process: subprocess.Popen[bytes]) -> bytes:
+    """The whole session: vng has not been reaped, so its number cannot have passed to anyone else."""
+    os.killpg(process.pid, signal.SIGKILL)
+    output, _ = process.communicate()
+    return output
 
 
 def _vng() -> Path | None:

@@ -10,6 +10,8 @@ from tests.guest import kernels, machine
 KERNEL = "6.1"
 LINE_BYTES = 300_000
 DEADLINE_S = 20.0
+# Longer than a boot on a busy machine.
+SILENT_S = 45.0
 
 # Everything that later tests rely on, asked in one boot: emulated boots are dear.
 QUESTIONS = f"""
@@ -94,6 +96,20 @@ def test_command_that_hangs_is_ended_at_the_deadline(guest: kernels.GuestKernel,
     result = machine.run(guest, argv, shared=tmp_path, timeout_s=DEADLINE_S)
 
     assert result.exit_code is None
+    assert guests_of(tmp_path) == []
+
+
+@pytest.mark.guest
+def test_guest_that_writes_no_more_is_ended_and_its_console_kept(
+    guest: kernels.GuestKernel, tmp_path: Path
+) -> None:
+    argv = ["/bin/sh", "-c", "echo begun; echo '<0>last words' > /dev/kmsg; sleep 1000"]
+
+    result = machine.run(guest, argv, shared=tmp_path, timeout_s=900, silent_s=SILENT_S)
+
+    assert result.exit_code is None
+    assert result.stdout.read_text() == "begun\n"
+    assert "last words" in result.console
     assert guests_of(tmp_path) == []
 
 

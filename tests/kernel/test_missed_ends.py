@@ -63,6 +63,23 @@ def ended(held: KernelMap, pid: int) -> bool:
     return row is not None and bool(row["exit_ns"])
 
 
+@contextlib.contextmanager
+def about_to_execute() -> Iterator[tuple[int, Callable[[], object]]]:
+    """A child that executes a program once it is told to: its id, and how it is told."""
+    told, tell = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.read(told, 1)
+        os.execv("/bin/busybox", ["busybox", "sleep", "60"])
+    try:
+        yield child, lambda: os.write(tell, b"x")
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(told)
+        os.close(tell)
+
+
 @pytest.fixture
 def nobody() -> int:
     """The id of no process, which is not given to one soon."""
@@ -115,22 +132,13 @@ def test_a_process_whose_birth_was_missed_is_nobody_once_it_executes_a_program()
     """Its id may have been that of a thread, or of a process, which it would be counted as."""
 
     def execute() -> None:
-        with loaded() as made:
-            ready, go = os.pipe()
-            child = os.fork()
-            if child == 0:
-                os.read(ready, 1)
-                os.execv("/bin/busybox", ["busybox", "sleep", "60"])
-            with identities.Orders(made.maps) as orders:
-                # Its id still leads to a slot that it no longer owns, as the id of one that has gone does.
-                mine = orders.give(identities.MAP, 0, child)
-                orders.give(identities.GONE, mine, child)
-                assert orders.give(identities.MAP, 0, child) == mine
-            os.write(go, b"x")
-            with identities.Orders(made.maps) as orders:
-                wait_for("its slot to be nobody's", lambda: orders.give(identities.MAP, 0, child) == 0)
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
+        with loaded() as made, about_to_execute() as (child, go), identities.Orders(made.maps) as orders:
+            # Its id still leads to a slot that it no longer owns, as the id of one that has gone does.
+            mine = orders.give(identities.MAP, 0, child)
+            orders.give(identities.GONE, mine, child)
+            assert orders.give(identities.MAP, 0, child) == mine
+            go()
+            wait_for("its slot to be nobody's", lambda: orders.give(identities.MAP, 0, child) == 0)
 
     in_a_child(execute)
 
@@ -139,22 +147,13 @@ def test_a_process_that_has_the_id_of_one_that_has_gone_unseen_is_nobody_once_it
     """A leader that has exited executes nothing, so that this is another one, whose birth was missed."""
 
     def execute() -> None:
-        with loaded() as made:
-            ready, go = os.pipe()
-            child = os.fork()
-            if child == 0:
-                os.read(ready, 1)
-                os.execv("/bin/busybox", ["busybox", "sleep", "60"])
-            with identities.Orders(made.maps) as orders:
-                mine = orders.give(identities.MAP, 0, child)
-                orders.give(identities.EXITED, mine, child)
-                assert ended(made.maps["task"], child)
-            os.write(go, b"x")
-            with identities.Orders(made.maps) as orders:
-                wait_for("its slot to be nobody's", lambda: orders.give(identities.MAP, 0, child) == 0)
+        with loaded() as made, about_to_execute() as (child, go), identities.Orders(made.maps) as orders:
+            mine = orders.give(identities.MAP, 0, child)
+            orders.give(identities.EXITED, mine, child)
+            assert ended(made.maps["task"], child)
+            go()
+            wait_for("its slot to be nobody's", lambda: orders.give(identities.MAP, 0, child) == 0)
             assert identity_of(made.maps["task"], child) is None, "the slot is not given back"
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
 
     in_a_child(execute)
 
