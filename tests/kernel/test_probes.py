@@ -109,30 +109,6 @@ def test_returns_that_a_kretprobe_misses_are_told_or_said_to_be_untold(tmp_path:
                 assert "missed hits: not told for such a probe here" in run.ctl("status", "-v").stdout
 
 
-def test_with_ftrace_off_the_next_plan_that_sees_the_event_is_taken() -> None:
-    with switched_off(FTRACE), supervisor("--only", "fd", groups=GROUPS) as run:
-        assert plans_in_use(run) == {"tracepoint"}
-        assert reasons(run, "open") == {"fentry": SILENT, "kprobe": SILENT}
-        check_opens_and_closes(run)
-
-
-@pytest.mark.parametrize("family", ["fentry", "kprobe"])
-def test_with_ftrace_off_a_program_of_one_silent_family_is_unavailable_and_says_why(family: str) -> None:
-    with switched_off(FTRACE), supervisor("--only", "fd", "--attach", family, wait=False) as run:
-        wait_for("the supervisor to give up", lambda: run.process.poll() is not None, 60)
-        assert run.process.returncode == 1
-        assert f"fd: UNAVAILABLE: no hook: {SILENT}" in run.stderr()
-        assert not run.charts()
-
-
-def test_with_kprobes_disabled_the_next_plan_that_sees_the_event_is_taken() -> None:
-    legacy = {"ebpf.d.conf": "[global]\n    ebpf type format = legacy\n"}
-    with switched_off(KPROBES), supervisor("--only", "fd", groups=GROUPS, files=legacy) as run:
-        assert plans_in_use(run) == {"tracepoint"}
-        assert reasons(run, "open")["kprobe"] == SILENT
-        check_opens_and_closes(run)
-
-
 # The supervisor with a plan for close(2) that stands for an older kernel's in front of the right one.
 OLD_NAME_FIRST = """
 import dataclasses
@@ -183,3 +159,27 @@ def test_hook_that_no_plan_sees_leaves_out_its_dimension_and_no_other() -> None:
         assert list(run.charts()["filesystem.file_descriptor"].dimensions) == ["do_sys_open"]
         assert "apps.file_closed" not in run.charts()
         assert "without close" in run.program("fd")["description"]
+
+
+def test_with_ftrace_off_the_next_plan_that_sees_the_event_is_taken() -> None:
+    with switched_off(FTRACE), supervisor("--only", "fd", groups=GROUPS) as run:
+        assert plans_in_use(run) == {"tracepoint"}
+        assert reasons(run, "open") == {"fentry": SILENT, "kprobe": SILENT}
+        check_opens_and_closes(run)
+
+
+@pytest.mark.parametrize("family", ["fentry", "kprobe"])
+def test_with_ftrace_off_a_program_of_one_silent_family_is_unavailable_and_says_why(family: str) -> None:
+    with switched_off(FTRACE), supervisor("--only", "fd", "--attach", family, wait=False) as run:
+        wait_for("the supervisor to give up", lambda: run.process.poll() is not None, 60)
+        assert run.process.returncode == 1
+        assert f"fd: UNAVAILABLE: no hook: {SILENT}" in run.stderr()
+        assert not run.charts()
+
+
+def test_with_kprobes_disabled_the_next_plan_that_sees_the_event_is_taken() -> None:
+    legacy = {"ebpf.d.conf": "[global]\n    ebpf type format = legacy\n"}
+    with switched_off(KPROBES), supervisor("--only", "fd", groups=GROUPS, files=legacy) as run:
+        assert plans_in_use(run) == {"tracepoint"}
+        assert reasons(run, "open")["kprobe"] == SILENT
+        check_opens_and_closes(run)
