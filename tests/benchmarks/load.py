@@ -28,6 +28,7 @@ _NAMES: Final = 16
 _PERIOD_S: Final = 10.0
 _GONE_S: Final = 20.0
 _MANY: Final = 8000  # from so many on they wake half as often
+_C: Final = ctypes.CDLL(None)
 _CGROUPS: Final = Path("/sys/fs/cgroup")
 
 
@@ -82,8 +83,8 @@ def _sleep(number: int, name: str, scratch: str, period_s: float, folder: Path |
     """One sleeper; the first waking is spread over the period."""
     if folder:
         (folder / "cgroup.procs").write_text("0")
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    ctypes.CDLL(None).prctl(_PR_SET_NAME, ctypes.c_char_p(name.encode()), 0, 0, 0)
+    _C.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    _C.prctl(_PR_SET_NAME, ctypes.c_char_p(name.encode()), 0, 0, 0)
     delay_s = random.Random(number).uniform(0, period_s)
     while True:
         time.sleep(delay_s)
