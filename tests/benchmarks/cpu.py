@@ -19,7 +19,7 @@ _WARM_UP_S: Final = 30.0
 _MEASURED_S: Final = 40.0
 _GUEST_S: Final = 3600.0
 # 8,000 sleepers with a heap of their own each.
-_GUEST_MB: Final = 10240
+_GUEST_MB: Final = 15360
 # CPU s per s of the model, by N: all its programs, one row per task; every ten seconds, and every second.
 _MODEL_10_S: Final[Mapping[int, float]] = {2000: 0.0331, 8000: 0.127}
 _MODEL_1_S: Final[Mapping[int, float]] = {2000: 0.116, 8000: 0.391}

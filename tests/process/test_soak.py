@@ -1,6 +1,7 @@
 """Storms of forks and connections, and a random child killed every few seconds, for as long as one likes:
 `make soak MINUTES=60`. In `make test` it is a quarter of one (EBPF_TEST_SOAK_MINUTES)."""
 
+import collections
 import contextlib
 import itertools
 import os
@@ -57,7 +58,7 @@ class Seen:
         resident, of_files = resident_pages(pid)
         self.anonymous_bytes.append((resident - of_files) * _PAGE_BYTES)
         self.file_bytes.append(of_files * _PAGE_BYTES)
-        self.descriptors.append(len(descriptors(pid)))
+        self.descriptors.append(settled_descriptors(pid))
 
     def memory(self) -> str:
         return f"anonymous: {steps(self.anonymous_bytes)}; of files: {steps(self.file_bytes)}"
@@ -67,6 +68,19 @@ def resident_pages(pid: int) -> tuple[int, int]:
     """All, and those of files and of shared memory (statm of proc(5))."""
     _, resident, of_files, *_ = Path(f"/proc/{pid}/statm").read_text().split()
     return int(resident), int(of_files)
+
+
+def settled_descriptors(pid: int) -> int:
+    """How many there are once it is as many ten times: that of a client which has hung up, or of a child that
+    has ended, is there until the supervisor has heard of it."""
+    looks: collections.deque[int] = collections.deque(maxlen=10)
+
+    def as_many() -> bool:
+        looks.append(len(descriptors(pid)))
+        return looks.count(looks[0]) == looks.maxlen
+
+    wait_for("as many descriptors for a while", as_many)
+    return looks[0]
 
 
 @contextlib.contextmanager
@@ -105,11 +119,11 @@ def test_storms_and_kills_cost_no_count_and_nothing_grows() -> None:
             expected = {pair: count * rounds for pair, count in pairs.items()}
             assert growth.settle(expected, 30) == expected
         assert rounds > 0
-        print(seen.memory())
+        print(f"{seen.memory()}; descriptors: {steps(seen.descriptors)}; rounds: {rounds}")
         # Pages of files are given up after the start, come back as they are used, and end with the file.
         anonymous = seen.anonymous_bytes
         assert max(anonymous[1:]) - anonymous[0] < MOST_GROWTH_BYTES, seen.memory()
-        assert max(seen.descriptors[1:]) - seen.descriptors[0] <= 2, seen.descriptors
+        assert max(seen.descriptors[1:]) - seen.descriptors[0] <= 2, steps(seen.descriptors)
         wait_for("no zombie", lambda: zombies(run) == [])
         assert "Traceback" not in run.stderr()
 
@@ -129,13 +143,14 @@ def storm(
     while time.monotonic() < began_s + MINUTES * 60 or len(seen.descriptors) < 2:
         one_round(*workloads)
         rounds += 1
-        if time.monotonic() > kill_s:
-            kill_one(run, chance)
-            kill_s += KILL_EVERY_S
+        # Before the next kill: the last one was a round ago, and is known.
         if time.monotonic() > look_s:
             wait_for("all to run", lambda: len(units(run)) == 4, 30)
             seen.note(run.process.pid)
             look_s += LOOK_EVERY_S
+        if time.monotonic() > kill_s:
+            kill_one(run, chance)
+            kill_s += KILL_EVERY_S
     return rounds, seen
 
 
