@@ -14,7 +14,7 @@ ARGS   ?=
 # What all kernels have shown; docs/coverage.md is made of it.
 COVERAGE := .coverage-notes
 MINUTES  ?= 60
-SIDE_BY_SIDE ?= 3
+SIDE_BY_SIDE ?= 4
 KERNELS  ?= 5.10,6.1,6.12,7.2
 
 .PHONY: run test test-guests churn test-kernels test-faults test-systemd soak lint bench clean
