@@ -54,6 +54,11 @@ ENVIRONMENT: Final[Mapping[str, str]] = {
     "TERM": "dumb",
 }
 
+# All virtual processors in one thread. Where each has its own, one may keep (qemu 7.2) the translation of an
+# instruction that the other is just patching (tracepoints, static keys): it runs into the breakpoint that was
+# there for a moment again and again, and the kernel stands still.
+ONE_THREAD: Final = ("-accel", "tcg,thread=single")
+
 # One guest instruction is 2 ns (1 << shift) of guest time; sleep=on lets idle time pass as on a real clock.
 ICOUNT: Final = ("-icount", "shift=1,sleep=on")
 
@@ -198,7 +203,7 @@ def _qemu_options(icount: bool, disks: Sequence[Path], cpus: int, possible_cpus:
         options += ["-device", f"virtio-blk-pci,drive=guestdisk{number},serial=guestdisk{number}"]
     if possible_cpus:
         options += ["-smp", f"{cpus},maxcpus={possible_cpus}"]
-    return [*options, *(ICOUNT if icount else ())]
+    return [*options, *ONE_THREAD, *(ICOUNT if icount else ())]
 
 
 @dataclass

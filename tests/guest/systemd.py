@@ -22,6 +22,7 @@ from typing import Final
 
 from tests.guest import kernels
 from tests.guest.kernels import GuestKernel, KernelUnavailableError
+from tests.guest.machine import ONE_THREAD
 
 KERNEL: Final = "6.1-cloud"
 PACKAGES: Final = (
@@ -186,7 +187,7 @@ def _qemu(
     drives = (drive(folder / "root.img", ",snapshot=on"), drive(disk), drive(results))
     return [
         "qemu-system-x86_64",
-        *("-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", str(memory_mb)),
+        *(*ONE_THREAD, "-cpu", "max", "-smp", "2", "-m", str(memory_mb)),
         *("-nodefaults", "-no-reboot", "-display", "none", "-serial", f"file:{console}"),
         *("-kernel", str(kernel.image), "-initrd", str(folder / "initrd")),
         *("-append", "console=ttyS0 loglevel=4 mitigations=off systemd.show_status=no panic=-1"),

@@ -108,8 +108,14 @@ def falls(run: Run) -> list[str]:
 
 
 def resident_bytes(pids: list[int]) -> dict[int, int]:
+    return {pid: sum(own_and_file_bytes(pid)) for pid in pids}
+
+
+def own_and_file_bytes(pid: int) -> tuple[int, int]:
+    """What is resident: anonymous memory, and that of files and shared memory (statm of proc(5))."""
     page = os.sysconf("SC_PAGE_SIZE")
-    return {pid: int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * page for pid in pids}
+    _, resident, of_files, *_ = map(int, Path(f"/proc/{pid}/statm").read_text().split())
+    return (resident - of_files) * page, of_files * page
 
 
 class Counted:

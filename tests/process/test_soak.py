@@ -10,7 +10,6 @@ import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 
 import pytest
@@ -20,7 +19,7 @@ from tests.kernel.counting import Growth
 from tests.network import Peer
 from tests.process.test_cleaning import descriptors
 from tests.process.test_fault_injection import zombies
-from tests.process.test_faults import units
+from tests.process.test_faults import own_and_file_bytes, units
 from tests.workload import Workload
 
 pytestmark = pytest.mark.kernel
@@ -31,7 +30,6 @@ LOOK_EVERY_S: Final = 5.0
 # What grows for good in the first minute: Python's caches, pages that are touched once.
 WARM_UP_S: Final = min(60.0, MINUTES * 30)
 MOST_GROWTH_BYTES: Final = 1 << 20
-_PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 
 KAT: Final = f"kat{os.getpid()}"
 CHURN: Final = f"churn{os.getpid()}"
@@ -55,19 +53,17 @@ class Seen:
     descriptors: list[int] = field(default_factory=list)
 
     def note(self, pid: int) -> None:
-        resident, of_files = resident_pages(pid)
-        self.anonymous_bytes.append((resident - of_files) * _PAGE_BYTES)
-        self.file_bytes.append(of_files * _PAGE_BYTES)
+        anonymous, of_files = own_and_file_bytes(pid)
+        self.anonymous_bytes.append(anonymous)
+        self.file_bytes.append(of_files)
         self.descriptors.append(settled_descriptors(pid))
+
+    def grown_bytes(self) -> int:
+        first, *others = map(sum, zip(self.anonymous_bytes, self.file_bytes, strict=True))
+        return max(others) - first
 
     def memory(self) -> str:
         return f"anonymous: {steps(self.anonymous_bytes)}; of files: {steps(self.file_bytes)}"
-
-
-def resident_pages(pid: int) -> tuple[int, int]:
-    """All, and those of files and of shared memory (statm of proc(5))."""
-    _, resident, of_files, *_ = Path(f"/proc/{pid}/statm").read_text().split()
-    return int(resident), int(of_files)
 
 
 def settled_descriptors(pid: int) -> int:
@@ -120,9 +116,7 @@ def test_storms_and_kills_cost_no_count_and_nothing_grows() -> None:
             assert growth.settle(expected, 30) == expected
         assert rounds > 0
         print(f"{seen.memory()}; descriptors: {steps(seen.descriptors)}; rounds: {rounds}")
-        # Pages of files are given up after the start, come back as they are used, and end with the file.
-        anonymous = seen.anonymous_bytes
-        assert max(anonymous[1:]) - anonymous[0] < MOST_GROWTH_BYTES, seen.memory()
+        assert seen.grown_bytes() < MOST_GROWTH_BYTES, seen.memory()
         assert max(seen.descriptors[1:]) - seen.descriptors[0] <= 2, steps(seen.descriptors)
         wait_for("no zombie", lambda: zombies(run) == [])
         assert "Traceback" not in run.stderr()
