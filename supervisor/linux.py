@@ -47,6 +47,7 @@ PR_GET_NAME: Final = 16
 PR_CAPBSET_READ: Final = 23
 PR_CAPBSET_DROP: Final = 24
 PR_SET_NO_NEW_PRIVS: Final = 38
+PR_SET_THP_DISABLE: Final = 41
 
 _MACHINE: Final = os.uname().machine
 _SYS_CLONE: Final = {"x86_64": 56, "aarch64": 220, "riscv64": 220, "ppc64le": 120, "s390x": 120}
@@ -134,7 +135,10 @@ def clone_sibling() -> int:
 
 def use_memory_sparingly() -> None:
     """Large blocks of memory go back to the system as soon as they are free, and threads share one heap
-    (mallopt(3)); another C library goes without."""
+    (mallopt(3)); another C library goes without. This process and its children get no huge pages (prctl(2)):
+    Debian's kernels hand them out unasked, and khugepaged makes 2 MB of a child's own out of what it has in
+    common with its parent but for some pages."""
+    prctl(PR_SET_THP_DISABLE, 1)
     if hasattr(_libc, "mallopt"):
         for option, value in _SPARINGLY:
             _libc.mallopt(option, value)

@@ -54,9 +54,9 @@ ENVIRONMENT: Final[Mapping[str, str]] = {
     "TERM": "dumb",
 }
 
-# All virtual processors in one thread. Where each has its own, one may keep (qemu 7.2) the translation of an
-# instruction that the other is just patching (tracepoints, static keys): it runs into the breakpoint that was
-# there for a moment again and again, and the kernel stands still.
+# All virtual processors in one thread. Where each has its own (seen with qemu 7.2), one may go on executing
+# the breakpoint that another had put there for a moment, to patch an instruction (tracepoints, static keys),
+# though it is no longer in memory: the kernel stands still.
 ONE_THREAD: Final = ("-accel", "tcg,thread=single")
 
 # One guest instruction is 2 ns (1 << shift) of guest time; sleep=on lets idle time pass as on a real clock.

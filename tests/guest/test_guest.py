@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.guest import kernels, machine
+from tests.guest import kernels, machine, systemd
 
 KERNEL = "6.1"
 LINE_BYTES = 300_000
@@ -120,6 +120,17 @@ def test_times_repeat_when_instructions_are_counted(guest: kernels.GuestKernel, 
     assert result.exit_code == 0, result.console
     times = [float(line) for line in result.stdout.read_text().split()]
     assert max(times) - min(times) < 0.01 * max(times)
+
+
+def test_processors_of_a_guest_take_turns_since_patched_code_might_go_unseen(
+    tmp_path: Path,
+) -> None:
+    kernel = kernels.GuestKernel("0", tmp_path, tmp_path, tmp_path)
+    started_by_vng = machine._qemu_options(False, [], 2, 0)
+    started_itself = systemd._qemu(kernel, tmp_path, tmp_path, tmp_path, tmp_path, 2048)
+
+    for words in (started_by_vng, started_itself):
+        assert [words[at + 1] for at, word in enumerate(words) if word == "-accel"] == ["tcg,thread=single"]
 
 
 def test_unknown_kernel_is_refused_by_name() -> None:

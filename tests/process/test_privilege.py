@@ -25,6 +25,7 @@ pytestmark = pytest.mark.kernel
 PROGRAMS: Final = ("process", "fd", "disk", "softirq")
 ROLES: Final = (*(f"worker {name}" for name in PROGRAMS), "aggregator", "template")
 NOBODY: Final = 65534
+OWN_STATUS: Final = Path("/proc/self/status").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +74,14 @@ def test_it_has_no_privilege_and_cannot_get_one(run: Run, role: str) -> None:
     assert status["Uid"] == [str(account.uid)] * 4 != ["0"] * 4
     assert status["Gid"] == [str(account.gid)] * 4 != ["0"] * 4
     assert status["Groups"] == []
+
+
+@pytest.mark.skipif("THP_enabled" not in OWN_STATUS, reason="this kernel does not tell who gets huge pages")
+@pytest.mark.parametrize("role", ROLES)
+def test_it_gets_no_huge_page_where_the_kernel_hands_them_out_unasked(run: Run, role: str) -> None:
+    pids = (pid_of(run, role), run.process.pid)
+    status = [Path(f"/proc/{pid}/status").read_text().split() for pid in pids]
+    assert [words[words.index("THP_enabled:") + 1] for words in status] == ["0", "0"]
 
 
 @pytest.mark.parametrize("role", ROLES)
