@@ -136,8 +136,7 @@ def clone_sibling() -> int:
 def use_memory_sparingly() -> None:
     """Large blocks of memory go back to the system as soon as they are free, and threads share one heap
     (mallopt(3)); another C library goes without. This process and its children get no huge pages (prctl(2)):
-    Debian's kernels hand them out unasked, and khugepaged makes 2 MB of a child's own out of what it has in
-    common with its parent but for some pages."""
+    Debian's kernels hand them out unasked, and after some minutes each worker had 2 MB more for itself."""
     prctl(PR_SET_THP_DISABLE, 1)
     if hasattr(_libc, "mallopt"):
         for option, value in _SPARINGLY:
